@@ -1,0 +1,321 @@
+"""The vocabulary between primitives and stores: one command is one atomic step.
+
+A command executes entirely or not at all, in one exchange with the store, on the store's own clock.
+Its docstring is its contract; `stores/specification.py` is the same contract as code, and every driver
+is held against it by the conformance suite.
+
+Terms used below:
+    - *now* is the store's clock; a duration in a command (seconds, float) becomes a deadline on that
+      clock when the command executes. A record whose deadline has passed does not exist.
+    - a *version* or *token* is `max(last + 1, now in µs)`: it only ever grows, also when the store has
+      forgotten the record in between.
+    - with `once`, a command that comes again with the same id within `once_ttl` is not executed again:
+      the first reply is given again, a refusal too. The same id with another command is `REUSED`.
+      The ids are the caller's, per key.
+
+Commands are immutable structs rather than dataclasses because they are made on every call, and a
+struct is made ten times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
+
+R = TypeVar("R")
+
+MAX_INTEGER: Final = (
+    2**53 - 1
+)  # the largest integer that every store and every JSON reader keeps exactly
+ONCE_TTL: Final = 86_400.0
+
+
+class Command(Struct, Generic[R], frozen=True):
+    """One atomic step on the record at `key`; `R` is the type of its reply."""
+
+    key: str
+
+
+# --- versioned values -----------------------------------------------------------------------------
+
+
+class Versioned(Struct, frozen=True):
+    """A stored value and its version."""
+
+    value: bytes
+    version: int
+
+
+class Get(Command[Versioned | None], frozen=True):
+    """Read the value at `key`."""
+
+
+class Stored(Struct, frozen=True):
+    """The reply to `Put`.
+
+    `written` says whether the value was written; `current` is the record that stands afterwards, so
+    that a compare-and-swap loop costs one exchange per attempt.
+    """
+
+    written: bool
+    current: Versioned | None
+
+
+class Put(Command[Stored], frozen=True):
+    """Write the value at `key`, or delete it (`value=None`), if its version is as expected.
+
+    `expect`: None writes whatever stands there, 0 only if nothing does, else only over that version.
+    `ttl`: seconds, None for ever.
+    """
+
+    value: bytes | None
+    ttl: float | None = None
+    expect: int | None = None
+
+
+# --- counters -------------------------------------------------------------------------------------
+
+
+class AddOutcome(Enum):
+    """What became of an `Add`."""
+
+    ADDED = "added"
+    REFUSED = "refused"  # the floor or ceiling stands in the way; nothing changed
+    REUSED = "reused"  # this `once` belongs to another command; nothing changed
+
+
+class Added(Struct, frozen=True):
+    """The reply to `Add`: the value that stands, and whether the step was made."""
+
+    value: int
+    outcome: AddOutcome
+
+
+class Add(Command[Added], frozen=True):
+    """Add `by` to the counter at `key` (0 if absent) unless the sum leaves `floor`…`ceiling`.
+
+    `ttl` counts from the command that creates the counter; later ones do not move its deadline.
+    """
+
+    by: int = 1
+    floor: int = -MAX_INTEGER
+    ceiling: int = MAX_INTEGER
+    ttl: float | None = None
+    once: str | None = None
+    once_ttl: float = ONCE_TTL
+
+
+class Total(Command[int], frozen=True):
+    """The value of the counter at `key`, 0 if absent."""
+
+
+# --- claims (idempotency) -------------------------------------------------------------------------
+
+
+class ClaimStatus(Enum):
+    """What a claim found."""
+
+    GRANTED = "granted"
+    IN_FLIGHT = "in flight"
+    COMPLETE = "complete"
+    REUSED = "reused"
+
+
+class Claimed(Struct, frozen=True):
+    """The reply to `Claim`.
+
+    `token` is the fencing token when granted; `outcome` what `Complete` stored; `wait` the seconds
+    until the holder's lease runs out when in flight; `attempt` counts the grants of this claim, so
+    that a second one says that an earlier holder vanished.
+    """
+
+    status: ClaimStatus
+    token: int = 0
+    outcome: bytes | None = None
+    wait: float = 0.0
+    attempt: int = 0
+
+
+class Claim(Command[Claimed], frozen=True):
+    """Ask to be the one who carries out the operation at `key`.
+
+    Granted if nobody has claimed it, or if the holder's lease has run out. Complete if it was
+    completed. In flight while another holds it. Reused if the recorded fingerprint is another one,
+    whatever the state. `ttl` is how long an unfinished claim is remembered.
+    """
+
+    fingerprint: str
+    lease: float
+    ttl: float
+
+
+class Renew(Command[bool], frozen=True):
+    """Extend the lease of the holder of `token`; False if the claim is no longer this holder's.
+
+    A lease that has run out may be renewed while nobody else was granted the claim.
+    """
+
+    token: int
+    lease: float
+
+
+class Complete(Command[bool], frozen=True):
+    """Store the outcome and end the claim; False if the claim is no longer this holder's.
+
+    `ttl` is how long the outcome is kept.
+    """
+
+    token: int
+    outcome: bytes
+    ttl: float
+
+
+class Abandon(Command[bool], frozen=True):
+    """Forget the claim, so that a retry executes; False if it is no longer this holder's."""
+
+    token: int
+
+
+# --- documents (sessions) -------------------------------------------------------------------------
+
+
+class Document(Struct, frozen=True):
+    """The fields of a document, its version, and the seconds until its absolute deadline."""
+
+    fields: dict[str, bytes]
+    version: int
+    left: float | None
+
+
+class ReadDocument(Command[Document | None], frozen=True):
+    """Read the document at `key`, None if there is none or it was ended.
+
+    `touch` (seconds) moves the idle deadline to now + touch, never past the absolute one, if that
+    gains at least a sixteenth of `touch`: a busy session does not write at each request.
+    """
+
+    touch: float | None = None
+
+
+class Existence(Enum):
+    """Which documents a patch may touch."""
+
+    NEW = "new"
+    EXISTING = "existing"
+    EITHER = "either"
+
+
+class PatchOutcome(Enum):
+    """What became of a `PatchDocument`."""
+
+    PATCHED = "patched"
+    MISSING = "missing"  # EXISTING was asked for, and there is none
+    EXISTS = "exists"  # NEW was asked for, and there is one
+    ENDED = "ended"  # a tombstone stands there, and it always wins
+
+
+class Patched(Struct, frozen=True):
+    """The reply to `PatchDocument`."""
+
+    outcome: PatchOutcome
+    version: int = 0
+
+
+class PatchDocument(Command[Patched], frozen=True):
+    """Set and drop fields of the document at `key`; other fields stay as they are.
+
+    `idle` and `absolute` (seconds, None for ever) make the deadlines of a document that this command
+    creates; on an existing one `idle` moves the idle deadline, and `absolute` has no effect.
+    """
+
+    put: Mapping[str, bytes]
+    drop: tuple[str, ...] = ()
+    existence: Existence = Existence.EXISTING
+    idle: float | None = None
+    absolute: float | None = None
+
+
+class EndDocument(Command[bool], frozen=True):
+    """Replace the document by a tombstone which refuses every patch; True if there was one.
+
+    The tombstone stands for `keep` seconds and at least until the document's absolute deadline.
+    """
+
+    keep: float
+
+
+# --- cache ----------------------------------------------------------------------------------------
+
+
+class CacheReply(Struct, frozen=True):
+    """The reply to `CacheRead`.
+
+    `payload` is None on a miss. `stale` is true past the soft deadline. `hard_left` and `soft_left`
+    are seconds (negative soft: overdue). `lease` is the token to fill with, if this reader was granted
+    it; else `lease_left` says for how long another reader has it, 0.0 if nobody has.
+    """
+
+    payload: bytes | None = None
+    version: int = 0
+    stale: bool = False
+    soft_left: float = 0.0
+    hard_left: float = 0.0
+    load_seconds: float = 0.0
+    lease: int | None = None
+    lease_left: float = 0.0
+
+
+class CacheRead(Command[CacheReply], frozen=True):
+    """Read the cached value at `key` and, when it should be loaded again, ask for the lease to do so.
+
+    The lease is granted, to one reader at a time, for `lease` seconds: on a miss, past the soft
+    deadline, and early when `early × load_seconds` exceeds the time left (XFetch: the caller draws
+    `early = -beta·ln(random)`; Vattani, Chierichetti, Lowenstein, VLDB 2015). A record of another
+    `schema` is a miss. `lease=0` only reads.
+    """
+
+    schema: str
+    lease: float
+    early: float = 0.0
+
+
+class Filled(Struct, frozen=True):
+    """The reply to `CacheFill`: whether the value was accepted, and the version that stands."""
+
+    accepted: bool
+    version: int
+
+
+class CacheFill(Command[Filled], frozen=True):
+    """Store a loaded value under the lease that was granted for it, or unconditionally.
+
+    `lease` must be the token that the record still carries: an invalidation, another fill or a missing
+    record has voided it, and then nothing is stored. `lease=None` stores in any case and voids every
+    lease. `soft` and `hard` are seconds, soft ≤ hard. A fill ends the lease.
+    """
+
+    lease: int | None
+    schema: str
+    payload: bytes
+    soft: float
+    hard: float
+    load_seconds: float = 0.0
+
+
+class CacheInvalidate(Command[int], frozen=True):
+    """Forget the value at `key`, void its lease, and return the new version.
+
+    The version is remembered for `keep` seconds: longer than any lease, so that a load which began
+    before cannot be stored after.
+    """
+
+    keep: float = 60.0
+
+
+class CacheRelease(Command[bool], frozen=True):
+    """Give a lease back without a value, because the load failed; False if it was void already."""
+
+    lease: int

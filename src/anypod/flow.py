@@ -1,0 +1,95 @@
+"""The only place where sync and async meet.
+
+A primitive is written once, as a generator: it yields steps and receives their replies. `run` drives
+it blocking, `arun` awaiting. Neither knows what a step is for.
+
+Invariants:
+    - one yielded command is one atomic step of the store; nothing is atomic across two yields;
+    - a failed step is thrown into the generator at its yield, so that `try` there works as usual;
+    - a cancelled `arun` is a failed step like any other: the generator sees the cancellation at its
+      yield, and the steps of its clean-up are executed before it goes on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from anypod.commands import Command
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait for this many seconds on the process's own clock."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the user's function; the async runner awaits the result if it is awaitable."""
+
+    function: Callable[[], Any]
+
+
+Step: TypeAlias = Command[Any] | Sleep | Call
+Flow: TypeAlias = Generator[Step, Any, T]
+
+
+def run(store: Store, flow: Flow[T]) -> T:
+    """Drive a flow to its end, blocking, and return its value."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                if isinstance(step, Command):
+                    reply = store.execute(step)
+                elif isinstance(step, Sleep):
+                    reply = time.sleep(step.seconds)  # type: ignore[func-returns-value]
+                else:
+                    reply = step.function()
+            except BaseException as failure:  # noqa: BLE001  # the flow decides what a failure means
+                step = flow.throw(failure)
+            else:
+                step = flow.send(reply)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()
+
+
+async def arun(store: Store, flow: Flow[T]) -> T:
+    """Drive a flow to its end, awaiting, and return its value."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                if isinstance(step, Command):
+                    reply = await store.aexecute(step)
+                elif isinstance(step, Sleep):
+                    reply = await asyncio.sleep(step.seconds)  # type: ignore[func-returns-value]
+                else:
+                    reply = step.function()
+                    if inspect.isawaitable(reply):
+                        reply = await _awaited(reply)
+            except BaseException as failure:  # noqa: BLE001  # the flow decides what a failure means
+                step = flow.throw(failure)
+            else:
+                step = flow.send(reply)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()
+
+
+async def _awaited(value: Awaitable[T]) -> T:
+    return await value

@@ -1,0 +1,171 @@
+"""Stores: what users and primitives hold is a `Store`; what an engine implements is a `Driver`.
+
+`Store` is concrete. It names keys (namespace, kind, name), executes commands, and wraps the driver's
+raw errors once, so that everything above it sees anypod's own errors and nothing else.
+
+Invariants:
+    - a store is opened by URL and by nothing else: there is no default engine and no fallback;
+    - a password in a URL never reaches a message or a repr;
+    - the namespace is read from the environment at first use, not at import, so that a process which
+      was forked from a pre-imported parent may still be given its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from anypod.commands import Command
+from anypod.errors import ConfigurationError, MissingExtra, StoreError
+from anypod.stores.driver import Capability, Driver
+
+__all__ = ["Capability", "Driver", "Store", "open_store", "redact"]
+
+R = TypeVar("R")
+
+DRIVERS: Final = {  # scheme → module with `open_driver(url)`, and the extra that installs its client
+    "memory": ("anypod.stores.memory", None),
+    "sqlite": ("anypod.stores.sqlite", None),
+    "redis": ("anypod.stores.redis", "redis"),
+    "rediss": ("anypod.stores.redis", "redis"),
+    "redis+unix": ("anypod.stores.redis", "redis"),
+    "valkey": ("anypod.stores.redis", "redis"),
+    "valkeys": ("anypod.stores.redis", "redis"),
+}
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+
+
+def redact(url: str) -> str:
+    """The URL without its password, for messages."""
+    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", url, count=1)
+
+
+class Store:
+    """A store as primitives see it. Made by `open_store`.
+
+    Args:
+        driver: the open engine.
+        url: where it was opened; shown without its password.
+        namespace: put in front of every key; None reads `ANYPOD_NAMESPACE` at first use.
+    """
+
+    def __init__(self, driver: Driver, *, url: str, namespace: str | None = None) -> None:
+        self.driver = driver
+        self.url = redact(url)
+        self._namespace = None if namespace is None else _checked(namespace)
+        # Looked up once: this is on every call's path.
+        self._execute = driver.execute
+        self._aexecute = driver.aexecute
+        self._errors = driver.errors
+
+    @property
+    def namespace(self) -> str:
+        """What stands in front of every key."""
+        if self._namespace is None:
+            self._namespace = _checked(os.environ.get("ANYPOD_NAMESPACE", ""))
+        return self._namespace
+
+    def prefix(self, kind: str, name: str) -> str:
+        """The beginning of the keys of one primitive: namespace, kind and name, unambiguous.
+
+        Raises:
+            ConfigurationError: the name is not 1 to 100 letters, digits, `_`, `.` or `-`.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{kind} name {name!r} must be 1 to 100 letters, digits, '_', '.' or '-'; what varies "
+                f"per user or request belongs into the key"
+            )
+        return f"ap:{self.namespace}:{kind}:{name}:"
+
+    def execute(self, command: Command[R]) -> R:
+        """Execute one command.
+
+        Raises:
+            StoreUnavailable: it did not execute.
+            OutcomeUnknown: it may have executed.
+            RecordError: what stands at the key cannot be read.
+        """
+        try:
+            return self._execute(command)
+        except self._errors as failure:
+            raise self.wrapped(failure, command) from failure
+
+    async def aexecute(self, command: Command[R]) -> R:
+        """Execute one command without blocking the event loop; raises as `execute` does."""
+        try:
+            return await self._aexecute(command)
+        except self._errors as failure:
+            raise self.wrapped(failure, command) from failure
+
+    def wrapped(self, failure: Exception, command: Command[Any]) -> StoreError:
+        """The driver's error as one of anypod's, naming the store and the command but not the key."""
+        kind = self.driver.classify(failure)
+        what = ":".join(command.key.split(":")[2:4])
+        detail = str(failure) or type(failure).__name__
+        return kind(f"{type(command).__name__} for {what or 'a record'} on {self.url}: {detail}")
+
+    def close(self) -> None:
+        """Give up connections and files."""
+        self.driver.close()
+
+    async def aclose(self) -> None:
+        """Give up connections and files, from the event loop that used them."""
+        await self.driver.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r}, namespace={self._namespace!r})"
+
+
+def open_store(url: str, *, namespace: str | None = None) -> Store:
+    """Open a store by its URL.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://…`,
+            `redis+unix:///path/to/socket`, `valkey://…`, or `memory://`.
+        namespace: what to put in front of every key (letters, digits, `_.-`); None reads
+            `ANYPOD_NAMESPACE`.
+
+    Raises:
+        ConfigurationError: the URL names no engine, or cannot be one's address.
+        MissingExtra: the engine's client is not installed.
+    """
+    scheme = urlsplit(url).scheme.lower() if "://" in url else ""
+    if scheme not in DRIVERS:
+        near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(DRIVERS))}"
+        raise ConfigurationError(f"{redact(url)!r} names no store: no scheme {scheme!r}; {hint}")
+    module, extra = DRIVERS[scheme]
+    try:
+        driver: Driver = importlib.import_module(module).open_driver(url)
+    except ModuleNotFoundError as missing:
+        if extra is None or (missing.name or "").startswith("anypod"):
+            raise
+        raise MissingExtra(f"{scheme}://", extra) from missing
+    return Store(driver, url=url, namespace=namespace)
+
+
+def _checked(namespace: str) -> str:
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigurationError(
+            f"namespace {namespace!r} must be at most 64 letters, digits, '_', '.' or '-'"
+        )
+    return namespace

@@ -1,0 +1,56 @@
+"""What an engine implements so that anypod can keep its records there.
+
+A driver executes commands; it validates nothing, names nothing and wraps nothing. Its client's errors
+leave it raw; `Store` asks `classify` what they mean and wraps them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Flag, auto
+from typing import Any, Protocol, TypeVar
+
+from anypod.commands import Command
+from anypod.errors import StoreError
+
+R = TypeVar("R")
+
+
+class Capability(Flag):
+    """What a store can promise beyond executing commands."""
+
+    NONE = 0
+    SHARED = auto()  # other processes on this machine see the same records
+    NETWORKED = auto()  # other machines do too
+    DURABLE_FENCING = auto()  # an acknowledged token survives the store's own crash
+
+
+class Driver(Protocol):
+    """One open engine. Thread-safe, usable from any event loop, and from a forked child."""
+
+    name: str
+    capabilities: Capability
+    errors: tuple[type[Exception], ...]  # what `execute` may raise, for `Store` to wrap
+    clock_offset: float  # seconds added to the store's clock; tests alone set it
+
+    def execute(self, command: Command[R]) -> R:
+        """Execute one command, in one exchange."""
+
+    async def aexecute(self, command: Command[R]) -> R:
+        """Execute one command, in one exchange, without blocking the event loop."""
+
+    def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Execute commands that need not be atomic together, in as few exchanges as the engine allows.
+
+        Replies come in the order of the commands; one command's error stands in its place as an
+        exception and touches no other.
+        """
+
+    def classify(self, failure: Exception) -> type[StoreError]:
+        """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""
+
+    def close(self) -> None:
+        """Give up connections and files. Executing afterwards is an error."""
+
+    async def aclose(self) -> None:
+        """Like `close`, for connections that belong to an event loop."""

@@ -1,0 +1,104 @@
+"""`memory://`: the specification on a dict, for tests and for those who ask for it by name.
+
+No other process sees it, so it is never a fallback: a service that runs on it has the very bug that
+anypod is for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from anypod.commands import Command
+from anypod.errors import RecordError, StoreError
+from anypod.stores.driver import Capability
+from anypod.stores.specification import Record, WrongRecord, execute
+
+R = TypeVar("R")
+
+SWEEP_EVERY = 1024  # writes between two sweeps of what has expired
+
+
+class _Table:
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.now = 0
+        self._writes = 0
+
+    def load(self, key: str) -> Record | None:
+        record = self.records.get(key)
+        if record is None or record.deadline is None or record.deadline > self.now:
+            return record
+        del self.records[key]
+        return None
+
+    def save(self, key: str, record: Record) -> None:
+        self.records[key] = record
+        self._writes += 1
+        if self._writes % SWEEP_EVERY == 0:
+            self._sweep()
+
+    def remove(self, key: str) -> None:
+        self.records.pop(key, None)
+
+    def _sweep(self) -> None:
+        expired = [
+            key
+            for key, record in self.records.items()
+            if record.deadline is not None and record.deadline <= self.now
+        ]
+        for key in expired:
+            del self.records[key]
+
+
+class MemoryDriver:
+    """Records in this process alone."""
+
+    name = "memory"
+    capabilities = Capability.NONE
+    errors: tuple[type[Exception], ...] = (WrongRecord,)
+
+    def __init__(self) -> None:
+        self.clock_offset = 0.0
+        self._table = _Table()
+        self._lock = threading.Lock()
+
+    def execute(self, command: Command[R]) -> R:
+        """Execute one command under the lock."""
+        with self._lock:
+            self._table.now = now = int((time.time() + self.clock_offset) * 1_000_000)
+            return execute(command, self._table, now)  # type: ignore[no-any-return]
+
+    async def aexecute(self, command: Command[R]) -> R:
+        """Execute one command; memory never waits long enough to yield to the loop."""
+        return self.execute(command)
+
+    def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Execute commands one by one."""
+        replies: list[Any] = []
+        for command in commands:
+            try:
+                replies.append(self.execute(command))
+            except WrongRecord as failure:
+                replies.append(failure)
+        return replies
+
+    def classify(self, failure: Exception) -> type[StoreError]:  # noqa: ARG002
+        """The only error of a dict is a record of the wrong kind."""
+        return RecordError
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._table = _Table()
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        self.close()
+
+
+def open_driver(url: str) -> MemoryDriver:  # noqa: ARG001  # every opener takes the URL
+    """Open an empty memory store."""
+    return MemoryDriver()
