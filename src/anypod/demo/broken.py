@@ -93,7 +93,8 @@ def counter() -> Response:
 @shop.get("/data/<id>")
 def get_data(id: str) -> Response:  # noqa: A002  # the name that the URL has
     """An item, from the cache if it is there."""
-    if inputs.identifier(id, "id") not in cache:
+    inputs.identifier(id, "id")
+    if id not in cache:
         cache[id] = database.fetch_item(id)
     return jsonify(cache[id])
 
