@@ -165,7 +165,8 @@ class Renew(Command[bool], frozen=True):
 class Complete(Command[bool], frozen=True):
     """Store the outcome and end the claim; False if the claim is no longer this holder's.
 
-    `ttl` is how long the outcome is kept.
+    `ttl` is how long the outcome is kept. The same command again answers True and changes nothing, so
+    that it may be repeated after a lost reply.
     """
 
     token: int
@@ -228,7 +229,8 @@ class PatchDocument(Command[Patched], frozen=True):
     """Set and drop fields of the document at `key`; other fields stay as they are.
 
     `idle` and `absolute` (seconds, None for ever) make the deadlines of a document that this command
-    creates; on an existing one `idle` moves the idle deadline, and `absolute` has no effect.
+    creates; on an existing one `idle` moves the idle deadline, and `absolute` can only bring the
+    absolute deadline nearer. The idle deadline never lies past the absolute one.
     """
 
     put: Mapping[str, bytes]

@@ -262,9 +262,11 @@ def _renew(command: Renew, table: Table, now: int) -> bool:
 
 
 def _complete(command: Complete, table: Table, now: int) -> bool:
-    record = _held(table, command.key, command.token)
-    if record is None:
+    record = _load(table, command.key, ClaimRecord)
+    if record is None or record.token != command.token:
         return False
+    if record.outcome is not None:
+        return record.outcome == command.outcome
     record.outcome = command.outcome
     record.deadline = now + _micros(command.ttl)
     table.save(command.key, record)
@@ -313,8 +315,10 @@ def _patch_document(command: PatchDocument, table: Table, now: int) -> Patched:
         record = DocumentRecord({}, 0, absolute, ended=False, deadline=deadline)
     elif command.existence is Existence.NEW:
         return Patched(PatchOutcome.EXISTS)
-    elif command.idle is not None:
-        record.deadline = _sooner(_deadline(now, command.idle), record.absolute)
+    else:
+        record.absolute = _sooner(record.absolute, _deadline(now, command.absolute))
+        idle = _deadline(now, command.idle)
+        record.deadline = _sooner(record.deadline if idle is None else idle, record.absolute)
     for name in command.drop:
         record.fields.pop(name, None)
     record.fields.update(command.put)
