@@ -12,6 +12,7 @@
     ├── LimitReached            a counter's floor or ceiling refused the step
     ├── KeyReused               an operation id came back with another argument
     ├── InFlight                the same operation is being carried out elsewhere
+    ├── EarlierFailure          the operation failed the first time, and the failure was kept
     ├── NotReplayable           the operation is done, its answer was not kept
     ├── LeaseLost               somebody else holds what this caller held
     └── SessionEnded            the session was logged out or ran out
@@ -94,6 +95,10 @@ class InFlight(AnypodError):
     def __init__(self, retry_after: float, message: str) -> None:
         self.retry_after = retry_after
         super().__init__(message)
+
+
+class EarlierFailure(AnypodError):
+    """The operation failed the first time, and a failure is an outcome."""
 
 
 class NotReplayable(AnypodError):

@@ -1,0 +1,114 @@
+"""Counters that every replica sees: N increments on M replicas return N distinct values.
+
+Invariants:
+    - an increment is one `Add`: nobody reads, computes and writes;
+    - a refusal at the floor or ceiling is decided in the store and changes nothing;
+    - with `once=`, a repeated increment counts once and gets the first answer again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
+from anypod.errors import ConfigurationError, KeyReused, LimitReached
+from anypod.flow import Flow, arun, run
+from anypod.keys import Key, encode
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+
+class Counter:
+    """A family of counters, one per key. Made by `State.counter`.
+
+    Args:
+        store: where the counters are.
+        name: names the family: 1 to 100 letters, digits, `_`, `.` or `-`.
+        floor: the smallest value; a step below is refused.
+        ceiling: the largest value; a step above is refused.
+        ttl: seconds that a counter lives from its first increment on; None for ever.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        floor: int = -MAX_INTEGER,
+        ceiling: int = MAX_INTEGER,
+        ttl: float | None = None,
+    ) -> None:
+        if not -MAX_INTEGER <= floor <= ceiling <= MAX_INTEGER:
+            raise ConfigurationError(
+                f"counter {name!r}: floor {floor} and ceiling {ceiling} must be in order and within "
+                f"±(2**53 - 1)"
+            )
+        if ttl is not None and not 0 < ttl < float("inf"):
+            raise ConfigurationError(f"counter {name!r}: ttl must be seconds above 0, not {ttl!r}")
+        self.name = name
+        self._store = store
+        self._floor = floor
+        self._ceiling = ceiling
+        self._ttl = ttl
+        self._prefix = ""
+
+    def increment(self, key: Key = None, *, by: int = 1, once: Key = None) -> int:
+        """Add `by` and return the new value.
+
+        Args:
+            key: which counter of the family.
+            by: the step; negative counts down.
+            once: an id of this operation; within 24 hours a second call with it adds nothing and
+                returns what the first one did.
+
+        Raises:
+            LimitReached: the step would leave the floor or ceiling; nothing changed.
+            KeyReused: `once` belongs to an increment by another step.
+            StoreUnavailable: nothing was added.
+            OutcomeUnknown: it may have been added; only with `once` is repeating safe.
+        """
+        return run(self._store, self._increment(key, by, once))
+
+    async def aincrement(self, key: Key = None, *, by: int = 1, once: Key = None) -> int:
+        """`increment`, awaiting."""
+        return await arun(self._store, self._increment(key, by, once))
+
+    def value(self, key: Key = None) -> int:
+        """The current value, 0 for a counter that was never incremented or has run out."""
+        return run(self._store, self._value(key))
+
+    async def avalue(self, key: Key = None) -> int:
+        """`value`, awaiting."""
+        return await arun(self._store, self._value(key))
+
+    def _address(self, key: Key) -> str:
+        if not self._prefix:
+            self._prefix = self._store.prefix("counter", self.name)
+        return self._prefix + encode(key)
+
+    def _increment(self, key: Key, by: int, once: Key) -> Flow[int]:
+        if type(by) is not int or not -MAX_INTEGER <= by <= MAX_INTEGER:
+            raise ValueError(
+                f"counter {self.name!r}: a step must be an int within ±(2**53 - 1), not {by!r}"
+            )
+        operation = None if once is None else encode(once)
+        added: Added = yield Add(
+            self._address(key), by, self._floor, self._ceiling, self._ttl, operation
+        )
+        if added.outcome is AddOutcome.ADDED:
+            return added.value
+        if added.outcome is AddOutcome.REUSED:
+            raise KeyReused(
+                f"counter {self.name!r}: this once= id belongs to an increment by another step; "
+                f"give each operation an id of its own"
+            )
+        limit = f"floor {self._floor}" if by < 0 else f"ceiling {self._ceiling}"
+        raise LimitReached(
+            added.value,
+            f"counter {self.name!r} stands at {added.value}: a step of {by} would pass its {limit}",
+        )
+
+    def _value(self, key: Key) -> Flow[int]:
+        total: int = yield Total(self._address(key))
+        return total

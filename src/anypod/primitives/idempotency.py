@@ -1,0 +1,283 @@
+"""Idempotency: an operation that is asked for twice is carried out once, and answered twice.
+
+`claim` asks the store to be the one who carries the operation out. Whoever is granted the claim works
+under a lease, which a heartbeat renews, and completes it with an outcome; everybody else gets that
+outcome, or is told that the operation is in flight.
+
+Invariants:
+    - a claim is fenced: a holder whose lease ran out, and whose claim went to another, cannot store its
+      outcome any more and gets `LeaseLost`;
+    - a failure of the handler is an outcome and is kept, unless the handler said with `abandon()` that
+      nothing happened, or the family is made with `failures="retry"`;
+    - a holder that vanishes (kill, cancellation) leaves the claim in doubt: it is granted again after
+      the lease. Outside a transaction that means at least once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete
+from anypod.errors import (
+    ConfigurationError,
+    EarlierFailure,
+    InFlight,
+    KeyReused,
+    LeaseLost,
+    NotReplayable,
+    RecordError,
+)
+from anypod.flow import Flow, Sleep, arun, run
+from anypod.keys import Key, encode
+from anypod.primitives.heartbeat import Heartbeat
+from anypod.serializer import Serializer, Undecodable
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+# The first byte of a stored outcome.
+_VALUE: Final = b"v"
+_FAILURE: Final = b"f"
+_SEALED: Final = b"s"
+
+_FIRST_PAUSE: Final = (
+    0.01  # seconds between two looks at a claim in flight: doubled up to the longest
+)
+_LONGEST_PAUSE: Final = 0.25
+
+
+class Idempotency:
+    """A family of operations. Made by `State.idempotency`.
+
+    Args:
+        store: where the claims are.
+        name: names the family; the same key in another family is another operation.
+        lease: seconds after which a holder that gave no sign of life is taken for dead.
+        ttl: seconds for which an outcome is kept.
+        type: what to decode outcomes into; None keeps plain data.
+        failures: "keep" makes an exception of the handler the outcome; "retry" forgets the claim, so
+            that the next attempt executes (for queue consumers).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        lease: float = 30.0,
+        ttl: float = 86_400.0,
+        type: Any = None,  # noqa: A002  # the field's term
+        failures: Literal["keep", "retry"] = "keep",
+    ) -> None:
+        for what, seconds in (("lease", lease), ("ttl", ttl)):
+            if not 0 < seconds < float("inf"):
+                raise ConfigurationError(
+                    f"idempotency {name!r}: {what} must be seconds above 0, not {seconds!r}"
+                )
+        if failures not in ("keep", "retry"):
+            raise ConfigurationError(
+                f"idempotency {name!r}: failures must be 'keep' or 'retry', not {failures!r}"
+            )
+        self.name = name
+        self.lease = lease
+        self.ttl = ttl
+        self.failures = failures
+        self.store = store
+        self._serializer: Serializer[Any] = Serializer(type)
+        self._prefix = ""
+
+    @contextmanager
+    def claim(self, key: Key, fingerprint: str = "", *, wait: float = 0.0) -> Iterator[Attempt]:
+        """Carry out an operation once.
+
+        Inside the block, look at `attempt.replayed`: if true, `attempt.outcome` is what the operation
+        gave the first time; else carry it out and call `attempt.complete(outcome)`. A block that ends
+        without either completes with None.
+
+        Args:
+            key: names the operation, as the client does (an Idempotency-Key, a message id).
+            fingerprint: stands for its arguments: the same key with another one is refused.
+            wait: seconds to wait for an outcome while another holder is at work.
+
+        Raises:
+            InFlight: another holder is still at work.
+            KeyReused: the key belongs to an operation with other arguments.
+            EarlierFailure: the operation failed before, and the failure was kept.
+            NotReplayable: the operation is complete, its outcome was not kept.
+            LeaseLost: at the end of the block, another holder has taken over.
+        """
+        claimed = run(self.store, self._claim(key, fingerprint, wait))
+        attempt = self._attempt(key, claimed)
+        if attempt.replayed:
+            yield attempt
+            return
+        with Heartbeat(self.store, attempt.address, attempt.token, self.lease):
+            try:
+                yield attempt
+            except Exception as failure:
+                if not attempt.settled:
+                    run(self.store, attempt.failed(failure))
+                raise
+            if not attempt.settled:
+                attempt.complete(None)
+
+    @asynccontextmanager
+    async def aclaim(
+        self, key: Key, fingerprint: str = "", *, wait: float = 0.0
+    ) -> AsyncIterator[Attempt]:
+        """`claim` as an asynchronous context manager; complete with `acomplete`."""
+        claimed = await arun(self.store, self._claim(key, fingerprint, wait))
+        attempt = self._attempt(key, claimed)
+        if attempt.replayed:
+            yield attempt
+            return
+        async with Heartbeat(self.store, attempt.address, attempt.token, self.lease):
+            try:
+                yield attempt
+            except Exception as failure:
+                if not attempt.settled:
+                    await arun(self.store, attempt.failed(failure))
+                raise
+            if not attempt.settled:
+                await attempt.acomplete(None)
+
+    def _address(self, key: Key) -> str:
+        if not self._prefix:
+            self._prefix = self.store.prefix("idempotency", self.name)
+        return self._prefix + encode(key)
+
+    def _claim(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
+        patience = time.monotonic() + wait
+        pause = _FIRST_PAUSE
+        while True:
+            claimed: Claimed = yield Claim(self._address(key), fingerprint, self.lease, self.ttl)
+            if claimed.status is ClaimStatus.REUSED:
+                raise KeyReused(
+                    f"idempotency {self.name!r}: this key belongs to an operation with other "
+                    f"arguments; a new operation needs a new key"
+                )
+            if claimed.status is not ClaimStatus.IN_FLIGHT:
+                return claimed
+            left = patience - time.monotonic()
+            if left <= 0:
+                raise InFlight(
+                    claimed.wait,
+                    f"idempotency {self.name!r}: the operation is being carried out elsewhere; "
+                    f"try again in {claimed.wait:.1f} s at the latest",
+                )
+            yield Sleep(min(pause, left))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _attempt(self, key: Key, claimed: Claimed) -> Attempt:
+        attempt = Attempt(self, self._address(key), claimed.token, claimed.attempt)
+        if claimed.status is ClaimStatus.COMPLETE:
+            attempt.replayed = attempt.settled = True
+            attempt.outcome = self._outcome(claimed.outcome or b"")
+        return attempt
+
+    def encoded(self, outcome: Any) -> bytes:
+        """An outcome as bytes."""
+        return _VALUE + self._serializer.encode(outcome)
+
+    def _outcome(self, stored: bytes) -> Any:
+        kind, rest = stored[:1], stored[1:]
+        if kind == _FAILURE:
+            raise EarlierFailure(
+                f"idempotency {self.name!r}: the operation failed the first time "
+                f"({rest.decode(errors='replace')}), and a failure is an outcome; a new try needs a "
+                f"new key"
+            )
+        if kind == _SEALED:
+            raise NotReplayable(
+                f"idempotency {self.name!r}: the operation is complete, but its outcome was not kept"
+            )
+        try:
+            return self._serializer.decode(rest if kind == _VALUE else b"")
+        except Undecodable as failure:
+            raise RecordError(
+                f"idempotency {self.name!r}: a stored outcome: {failure}"
+            ) from failure
+
+
+class Attempt:
+    """One caller's hold on an operation, inside `claim`.
+
+    Attributes:
+        replayed: the operation is complete; `outcome` is what it gave.
+        outcome: None until then.
+        token: the fencing token of this hold: larger than that of any earlier one.
+        number: 1 for the first hold; more says that an earlier holder vanished.
+        settled: the outcome is stored, or the claim was given up.
+    """
+
+    def __init__(self, family: Idempotency, address: str, token: int, number: int) -> None:
+        self.address = address
+        self.token = token
+        self.number = number
+        self.replayed = False
+        self.settled = False
+        self.outcome: Any = None
+        self._family = family
+
+    def complete(self, outcome: Any = None, *, ttl: float | None = None) -> None:
+        """Store the outcome; from now on everybody gets it.
+
+        Args:
+            outcome: plain data, or a value of the family's `type`.
+            ttl: seconds to keep it, instead of the family's.
+
+        Raises:
+            LeaseLost: another holder has taken over; nothing was stored.
+            RuntimeError: the attempt is settled already.
+        """
+        run(self._family.store, self._complete(self._family.encoded(outcome), ttl))
+        self.outcome = outcome
+
+    async def acomplete(self, outcome: Any = None, *, ttl: float | None = None) -> None:
+        """`complete`, awaiting."""
+        await arun(self._family.store, self._complete(self._family.encoded(outcome), ttl))
+        self.outcome = outcome
+
+    def seal(self) -> None:
+        """Complete without keeping the outcome: a repetition gets `NotReplayable`, and no execution."""
+        run(self._family.store, self._complete(_SEALED, None))
+
+    async def aseal(self) -> None:
+        """`seal`, awaiting."""
+        await arun(self._family.store, self._complete(_SEALED, None))
+
+    def abandon(self) -> None:
+        """Declare that nothing happened: a repetition executes."""
+        run(self._family.store, self._abandon())
+
+    async def aabandon(self) -> None:
+        """`abandon`, awaiting."""
+        await arun(self._family.store, self._abandon())
+
+    def failed(self, failure: Exception) -> Flow[None]:
+        """What the family does about an exception that left the block."""
+        if self._family.failures == "retry":
+            yield from self._abandon()
+        else:
+            yield from self._complete(_FAILURE + type(failure).__qualname__.encode(), None)
+
+    def _complete(self, stored: bytes, ttl: float | None) -> Flow[None]:
+        self._settle()
+        keep = self._family.ttl if ttl is None else ttl
+        if not (yield Complete(self.address, self.token, stored, keep)):
+            raise LeaseLost(
+                f"idempotency {self._family.name!r}: the lease of {self._family.lease} s ran out and "
+                f"another holder took over; this outcome was not stored"
+            )
+
+    def _abandon(self) -> Flow[None]:
+        self._settle()
+        yield Abandon(self.address, self.token)
+
+    def _settle(self) -> None:
+        if self.settled:
+            raise RuntimeError("this attempt is settled: complete, seal or abandon it once")
+        self.settled = True

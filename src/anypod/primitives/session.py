@@ -1,0 +1,414 @@
+"""Sessions that any replica can read, change and end.
+
+The client holds a token, `lookup.secret`; the store holds only hashes of its parts. A session is one
+document in the store whose fields are committed one by one, so that two requests which change
+different fields at the same time both win.
+
+Invariants:
+    - a token that the store does not know is never adopted: `load` answers None, `save` refuses;
+    - a request that only reads writes nothing but the idle deadline;
+    - ending a session leaves a tombstone that outlives its absolute timeout: a slow request which saves
+      later gets `SessionEnded`, and nothing is resurrected;
+    - a user's index is written before the session itself, so that ending all sessions of a user may
+      meet ids that never came to be, but misses none.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, MutableMapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from anypod.commands import (
+    Document,
+    EndDocument,
+    Existence,
+    PatchDocument,
+    Patched,
+    PatchOutcome,
+    ReadDocument,
+)
+from anypod.errors import ConfigurationError, RecordError, SessionEnded
+from anypod.flow import Flow, arun, run
+from anypod.keys import Key, encode
+from anypod.serializer import Serializer, Undecodable
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+_TOKEN = re.compile(r"([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})")
+
+# Fields of the document that are not the user's; a user's field is stored as "." + its name.
+_VERIFIER: Final = "verifier"
+_USER: Final = "user"
+_PREVIOUS: Final = "previous"
+
+_ABSENT: Final = object()
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+class Sessions:
+    """A family of sessions. Made by `State.session`.
+
+    Args:
+        store: where the sessions are.
+        name: names the family.
+        idle: seconds without a request after which a session ends (up to a sixteenth sooner, because
+            a busy session does not move its deadline at each request).
+        absolute: seconds after which a session ends however busy it is.
+        grace: seconds for which the token before a `rotate` still reads what it could read before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        idle: float = 1_800.0,
+        absolute: float = 86_400.0,
+        grace: float = 10.0,
+    ) -> None:
+        for what, seconds in (("idle", idle), ("absolute", absolute), ("grace", grace)):
+            if not 0 < seconds < float("inf"):
+                raise ConfigurationError(
+                    f"session {name!r}: {what} must be seconds above 0, not {seconds!r}"
+                )
+        self.name = name
+        self.idle = min(idle, absolute)
+        self.absolute = absolute
+        self.grace = grace
+        self.store = store
+        self._serializer: Serializer[Any] = Serializer()
+
+    def new(self) -> Session:
+        """A session that is not in the store yet: its first `save` puts it there, if it holds anything."""
+        return Session(self, _token(), fields={}, known=False)
+
+    def create(self, /, *, user: Key = None, **fields: Any) -> Session:
+        """Make a session in the store, for a user or for nobody yet.
+
+        Args:
+            user: whose it is; `revoke` ends all sessions of a user.
+            fields: what it holds from the start.
+        """
+        return run(self.store, self._create(user, fields))
+
+    async def acreate(self, /, *, user: Key = None, **fields: Any) -> Session:
+        """`create`, awaiting."""
+        return await arun(self.store, self._create(user, fields))
+
+    def load(self, token: str | None) -> Session | None:
+        """The session that this token opens, or None.
+
+        None for a token that is missing, malformed, unknown, wrong, ended or timed out: the caller
+        cannot and need not tell which. Costs one exchange, or none for a malformed token.
+        """
+        return run(self.store, self._load(token))
+
+    async def aload(self, token: str | None) -> Session | None:
+        """`load`, awaiting."""
+        return await arun(self.store, self._load(token))
+
+    def revoke(self, user: Key) -> int:
+        """End all sessions of a user and return how many there were."""
+        return run(self.store, self._revoke(user))
+
+    async def arevoke(self, user: Key) -> int:
+        """`revoke`, awaiting."""
+        return await arun(self.store, self._revoke(user))
+
+    # What follows is shared with `Session`.
+
+    def address(self, handle: str) -> str:
+        """The key of the document of a session, by the hash of its token's lookup part."""
+        return self.store.prefix("session", self.name) + "s" + handle
+
+    def index_address(self, user_key: str) -> str:
+        """The key of the index of one user's sessions."""
+        return self.store.prefix("session-user", self.name) + user_key
+
+    def encode(self, value: object) -> bytes:
+        """A field's value as bytes."""
+        return self._serializer.encode(value)
+
+    def decode(self, name: str, encoded: bytes) -> Any:
+        """A field's value.
+
+        Raises:
+            RecordError: it was written by something that this version does not read.
+        """
+        try:
+            return self._serializer.decode(encoded)
+        except Undecodable as failure:
+            raise RecordError(f"session {self.name!r}: field {name!r}: {failure}") from failure
+
+    def bind(
+        self, token: str, user_key: str | None, put: dict[str, bytes], previous: str | None
+    ) -> Flow[None]:
+        """Put a new session into the store: the user's index first, then the document."""
+        lookup, _, secret = token.partition(".")
+        handle = _digest(lookup)
+        document = {**put, _VERIFIER: _digest(secret).encode()}
+        if user_key is not None:
+            document[_USER] = user_key.encode()
+            yield PatchDocument(
+                self.index_address(user_key),
+                put={handle: b""},
+                existence=Existence.EITHER,
+                idle=self.absolute + 60.0,
+            )
+        if previous is not None:
+            document[_PREVIOUS] = previous.encode()
+        yield PatchDocument(
+            self.address(handle),
+            put=document,
+            existence=Existence.NEW,
+            idle=self.idle,
+            absolute=self.absolute,
+        )
+
+    def end(self, handle: str, user_key: str | None) -> Flow[bool]:
+        """Leave a tombstone where a session was, and take it out of its user's index."""
+        there: bool = yield EndDocument(self.address(handle), keep=self.absolute + 60.0)
+        if user_key is not None:
+            yield PatchDocument(self.index_address(user_key), put={}, drop=(handle,))
+        return there
+
+    def _create(self, user: Key, fields: dict[str, Any]) -> Flow[Session]:
+        token = _token()
+        user_key = None if user is None else encode(user)
+        put = {"." + name: self.encode(value) for name, value in fields.items()}
+        yield from self.bind(token, user_key, put, None)
+        return Session(
+            self, token, fields={"." + k: put["." + k] for k in fields}, user_key=user_key
+        )
+
+    def _load(self, token: str | None) -> Flow[Session | None]:
+        match = None if token is None else _TOKEN.fullmatch(token)
+        if token is None or match is None:
+            return None
+        handle = _digest(match[1])
+        document: Document | None = yield ReadDocument(self.address(handle), touch=self.idle)
+        if document is None:
+            return None
+        verifier = document.fields.get(_VERIFIER, b"")
+        if not secrets.compare_digest(verifier, _digest(match[2]).encode()):
+            return None
+        user_key = document.fields.get(_USER)
+        previous = document.fields.get(_PREVIOUS)
+        return Session(
+            self,
+            token,
+            fields={name: value for name, value in document.fields.items() if name[0] == "."},
+            user_key=None if user_key is None else user_key.decode(),
+            previous=None if previous is None else previous.decode(),
+        )
+
+    def _revoke(self, user: Key) -> Flow[int]:
+        user_key = encode(user)
+        index: Document | None = yield ReadDocument(self.index_address(user_key))
+        ended = 0
+        for handle in () if index is None else sorted(index.fields):
+            there: bool = yield EndDocument(self.address(handle), keep=self.absolute + 60.0)
+            ended += there
+        if index is not None and index.fields:
+            yield PatchDocument(
+                self.index_address(user_key), put={}, drop=tuple(sorted(index.fields))
+            )
+        return ended
+
+
+class Session(MutableMapping[str, Any]):
+    """One session: a mapping of names to plain data, committed by `save`.
+
+    Changes inside a value (`session["cart"].append(…)`) are seen. Not for use by two threads at once;
+    two requests load two of them.
+
+    Attributes:
+        id: the token to give to the client, and to nobody else.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        token: str,
+        *,
+        fields: dict[str, bytes],
+        user_key: str | None = None,
+        previous: str | None = None,
+        known: bool = True,
+    ) -> None:
+        self.id = token
+        self._sessions = sessions
+        self._stored = fields  # as the store has them, names with their "."
+        self._live: dict[str, Any] = {}  # what was read or set here; _ABSENT once deleted
+        self._user_key = user_key
+        self._previous = previous
+        self._known = known
+
+    @property
+    def saved(self) -> bool:
+        """Whether the session is in the store."""
+        return self._known
+
+    @property
+    def modified(self) -> bool:
+        """Whether `save` would write anything."""
+        put, drop = self._delta()
+        return bool(put or drop)
+
+    def save(self) -> None:
+        """Commit what was changed, and only that. Costs one exchange, or none if nothing was.
+
+        Raises:
+            SessionEnded: the session was ended or ran out meanwhile; nothing was written.
+            TypeError: a value is not plain data.
+        """
+        run(self._sessions.store, self._save())
+
+    async def asave(self) -> None:
+        """`save`, awaiting."""
+        await arun(self._sessions.store, self._save())
+
+    def end(self) -> None:
+        """End the session everywhere, for good (log out)."""
+        run(self._sessions.store, self._end())
+
+    async def aend(self) -> None:
+        """`end`, awaiting."""
+        await arun(self._sessions.store, self._end())
+
+    def rotate(self, *, user: Key = None) -> str:
+        """Go on under a new token, as every change of privileges must, and return it.
+
+        The fields, changed ones included, go along. The token before keeps what it could read before,
+        and nothing more, for the family's `grace`; what is written under it from now on is lost.
+
+        Args:
+            user: whose session it is from now on; None leaves that as it is.
+
+        Raises:
+            SessionEnded: the session was ended or ran out meanwhile.
+        """
+        return run(self._sessions.store, self._rotate(user))
+
+    async def arotate(self, *, user: Key = None) -> str:
+        """`rotate`, awaiting."""
+        return await arun(self._sessions.store, self._rotate(user))
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._live:
+            value = self._live[name]
+            if value is _ABSENT:
+                raise KeyError(name)
+            return value
+        encoded = self._stored.get(f".{name}")
+        if encoded is None:
+            raise KeyError(name)
+        value = self._live[name] = self._sessions.decode(name, encoded)
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if type(name) is not str:
+            raise TypeError(f"the name of a session field must be str, not {type(name).__name__}")
+        self._live[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self._live[name] = _ABSENT
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._live:
+            return self._live[name] is not _ABSENT
+        return f".{name}" in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        stored = (name[1:] for name in self._stored)
+        names = dict.fromkeys([*stored, *self._live])
+        return (name for name in names if self._live.get(name) is not _ABSENT)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<Session of {self._sessions.name!r} with {len(self)} fields>"
+
+    def _handle(self) -> str:
+        return _digest(self.id.partition(".")[0])
+
+    def _delta(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        put: dict[str, bytes] = {}
+        drop: list[str] = []
+        for name, value in self._live.items():
+            field = "." + name
+            if value is _ABSENT:
+                if field in self._stored:
+                    drop.append(field)
+                continue
+            encoded = self._sessions.encode(value)
+            if self._stored.get(field) != encoded:
+                put[field] = encoded
+        return put, tuple(drop)
+
+    def _settled(self, put: dict[str, bytes], drop: tuple[str, ...]) -> None:
+        self._stored = {k: v for k, v in self._stored.items() if k not in drop} | put
+        self._live = {name: value for name, value in self._live.items() if value is not _ABSENT}
+        self._known = True
+
+    def _save(self) -> Flow[None]:
+        put, drop = self._delta()
+        if not put and not drop:
+            return
+        if not self._known:
+            yield from self._sessions.bind(self.id, self._user_key, put, None)
+        else:
+            patched: Patched = yield PatchDocument(
+                self._sessions.address(self._handle()), put, drop, idle=self._sessions.idle
+            )
+            self._refuse_unless_patched(patched)
+        self._settled(put, drop)
+
+    def _end(self) -> Flow[None]:
+        if self._known:
+            yield from self._sessions.end(self._handle(), self._user_key)
+            if self._previous is not None:
+                yield from self._sessions.end(self._previous, self._user_key)
+        self._known = False
+        self._stored = {}
+        self._live = {}
+        self.id = _token()
+
+    def _rotate(self, user: Key) -> Flow[str]:
+        put, drop = self._delta()
+        previous = None
+        if self._known:
+            previous = self._handle()
+            grace = self._sessions.grace
+            patched: Patched = yield PatchDocument(
+                self._sessions.address(previous), put={}, absolute=grace
+            )
+            self._refuse_unless_patched(patched)
+        token = _token()
+        user_key = self._user_key if user is None else encode(user)
+        fields = {k: v for k, v in self._stored.items() if k not in drop} | put
+        yield from self._sessions.bind(token, user_key, fields, previous)
+        self._settled(put, drop)
+        self.id, self._user_key, self._previous = token, user_key, previous
+        return token
+
+    def _refuse_unless_patched(self, patched: Patched) -> None:
+        if patched.outcome is not PatchOutcome.PATCHED:
+            raise SessionEnded(
+                f"session {self._sessions.name!r} was ended or ran out while this request was using "
+                f"it; nothing was written: treat the client as logged out"
+            )
+
+
+def _token() -> str:
+    return f"{secrets.token_urlsafe(16)}.{secrets.token_urlsafe(32)}"
