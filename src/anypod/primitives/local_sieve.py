@@ -1,0 +1,139 @@
+"""The bounded storage of a local cache: a dict for finding, a queue for deciding what must go.
+
+Eviction is SIEVE (Zhang et al., NSDI'24): a FIFO queue and a hand that walks from the oldest entry to
+the newest, spares what was read since it last passed, and evicts the first entry that was not. A hit
+therefore moves nothing and takes no lock: it only counts on its own entry.
+
+Invariants:
+- `find` may be called by any thread at any time; everything else needs the owner's lock.
+- An entry's key, value and owner never change after insertion: a replaced value is a new entry, so a
+  reader never sees one write's value with another's deadline.
+- `entries` holds at most `maxsize` entries, the very same that are linked in the queue.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+
+def nobody() -> None:
+    """The owner of an entry that belongs to no instance."""
+
+
+class Entry:
+    """One stored value; `hits` is its statistics and, compared with `swept`, its SIEVE mark."""
+
+    __slots__ = ("deadline", "hits", "key", "newer", "older", "owner", "swept", "value")
+
+    def __init__(
+        self,
+        key: Hashable,
+        value: Any,
+        deadline: float,
+        owner: Callable[[], object] = nobody,
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.deadline = deadline
+        self.owner = owner
+        self.hits = 0
+        self.swept = 0
+        self.older: Entry | None = None
+        self.newer: Entry | None = None
+
+
+class Sieve:
+    """At most `maxsize` entries by key."""
+
+    __slots__ = (
+        "_hand",
+        "_newest",
+        "_oldest",
+        "entries",
+        "evictions",
+        "find",
+        "maxsize",
+        "past_hits",
+    )
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self.entries: dict[Hashable, Entry] = {}
+        self.find: Callable[[Hashable], Entry | None] = self.entries.get
+        self.evictions = 0
+        self.past_hits = 0
+        self._oldest: Entry | None = None
+        self._newest: Entry | None = None
+        self._hand: Entry | None = None
+
+    def insert(self, entry: Entry, now: float) -> Entry | None:
+        """Store `entry` in place of its key's previous one, evicting one if there is no room.
+
+        Returns the entry that had to go, so that the caller drops it (and runs whatever finalizer
+        its value has) after releasing the lock.
+        """
+        gone = self.entries.get(entry.key)
+        if gone is not None:
+            self.remove(gone)
+        elif len(self.entries) >= self.maxsize:
+            gone = self._victim(now)
+            self.remove(gone)
+            self.evictions += 1
+        self._link(entry)
+        self.entries[entry.key] = entry
+        return gone
+
+    def remove(self, entry: Entry) -> bool:
+        """Take `entry` out if it is still the one stored under its key; tell whether it was."""
+        if self.entries.get(entry.key) is not entry:
+            return False
+        del self.entries[entry.key]
+        self.past_hits += entry.hits
+        if self._hand is entry:
+            self._hand = entry.newer
+        if entry.older is None:
+            self._oldest = entry.newer
+        else:
+            entry.older.newer = entry.newer
+        if entry.newer is None:
+            self._newest = entry.older
+        else:
+            entry.newer.older = entry.older
+        entry.older = entry.newer = None
+        return True
+
+    def clear(self) -> list[Entry]:
+        """Empty the storage in place; return what was in it, for the caller to drop unlocked."""
+        gone = list(self.entries.values())
+        self.entries.clear()
+        self._oldest = self._newest = self._hand = None
+        for entry in gone:
+            self.past_hits += entry.hits
+            entry.older = entry.newer = None
+        return gone
+
+    def relink(self) -> None:
+        """Rebuild the queue from the dict: after a fork another thread may have left it half-linked."""
+        self._oldest = self._newest = self._hand = None
+        for entry in self.entries.values():
+            self._link(entry)
+
+    def _link(self, entry: Entry) -> None:
+        entry.older, entry.newer = self._newest, None
+        if self._newest is None:
+            self._oldest = entry
+        else:
+            self._newest.newer = entry
+        self._newest = entry
+
+    def _victim(self, now: float) -> Entry:
+        entry = self._hand or self._oldest
+        assert entry is not None, "a full storage has an oldest entry"
+        # Bounded by one round: other threads may mark entries as fast as the hand clears them.
+        for _ in range(len(self.entries)):
+            if entry.hits == entry.swept or entry.deadline <= now:
+                break
+            entry.swept = entry.hits
+            entry = entry.newer or self._oldest
+            assert entry is not None, "the queue is circular for the hand"
+        self._hand = entry
+        return entry
