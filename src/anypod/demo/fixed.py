@@ -24,7 +24,7 @@ state = State.from_env()
 request_count = state.counter("request_count")
 counters = state.counter("counters")
 cache = state.cache("data", ttl=300.0)
-rates: LocalCache[float] = LocalCache("rates", ttl=300.0)
+rates = LocalCache("rates", ttl=300.0)
 sessions = state.session("session")
 
 

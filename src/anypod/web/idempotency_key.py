@@ -19,7 +19,14 @@ from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from anypod.errors import AnypodError, InFlight, KeyReused, NotReplayable, StoreError
+from anypod.errors import (
+    AnypodError,
+    EarlierFailure,
+    InFlight,
+    KeyReused,
+    NotReplayable,
+    StoreError,
+)
 from anypod.web.problem import Problem
 
 HEADER: Final = "Idempotency-Key"
@@ -172,6 +179,13 @@ def refusal(error: BadKey | AnypodError) -> Problem | None:
             "Answer not kept",
             f"the request with this {HEADER} was carried out, and its answer was too large to be "
             f"kept; read what it made instead of sending it again",
+        )
+    if isinstance(error, EarlierFailure):
+        return Problem(
+            500,
+            "Failed before",
+            f"the request with this {HEADER} failed the first time, perhaps halfway; find out what it "
+            f"left behind, and send a new key to try anew",
         )
     if isinstance(error, StoreError):
         return Problem(
