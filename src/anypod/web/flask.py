@@ -37,6 +37,7 @@ from anypod.primitives.session import Session, Sessions
 from anypod.web.idempotency_key import (
     HEADER,
     MAX_BODY,
+    MAX_REQUEST,
     BadKey,
     KeptAnswer,
     fingerprint,
@@ -83,6 +84,7 @@ class FlaskSession(SessionMixin):
         self._opened: Session | None = None
         self._ended: list[Session] = []
         self._values: dict[str, Any] = {}  # read or set here, as the application sees them
+        self.lifetime_changed = False  # `permanent` was set or unset, and the cookie must say so
         self.modified = False
         self.accessed = False
 
@@ -128,8 +130,8 @@ class FlaskSession(SessionMixin):
             SessionEnded: another request ended the session meanwhile; nothing was written.
             StoreError: the store could not take it.
         """
-        for session in self._ended:
-            session.end()
+        for before in self._ended:
+            before.end()
         self._ended.clear()
         self._write_back()
         self._core.save()
@@ -142,6 +144,8 @@ class FlaskSession(SessionMixin):
 
     def __setitem__(self, name: str, value: Any) -> None:
         core = self._core
+        if name == "_permanent" and value != self.get(name, False):
+            self.lifetime_changed = True
         core[name] = _values.dumps(
             value
         )  # refuses here, at the line to blame, what cannot be stored
@@ -229,8 +233,11 @@ class AnypodSessionInterface(SessionInterface):
             if session.sent is not None:
                 self._delete_cookie(app, response)
             return
-        refreshed = session.permanent and app.config["SESSION_REFRESH_EACH_REQUEST"]
-        if session.id != session.sent or refreshed:
+        if (
+            session.id != session.sent
+            or session.lifetime_changed
+            or self._must_refresh(app, session)
+        ):
             response.set_cookie(
                 self.get_cookie_name(app),
                 session.id,
@@ -238,6 +245,16 @@ class AnypodSessionInterface(SessionInterface):
                 httponly=self.get_cookie_httponly(app),
                 **self._attributes(app),
             )
+
+    def _must_refresh(self, app: Flask, session: FlaskSession) -> bool:
+        # A cookie that outlives the session needs none: each one sent again could overwrite the new id
+        # that a login in another tab has just been given.
+        lifetime = app.permanent_session_lifetime.total_seconds()
+        return (
+            session.permanent
+            and bool(app.config["SESSION_REFRESH_EACH_REQUEST"])
+            and lifetime < self.sessions.absolute
+        )
 
     def _delete_cookie(self, app: Flask, response: Response) -> None:
         response.delete_cookie(
@@ -298,6 +315,7 @@ def idempotent(
     wait: float = 10.0,
     lease: float = 30.0,
     ttl: float = 86_400.0,
+    max_request: int = MAX_REQUEST,
     max_body: int = MAX_BODY,
     replay_cookies: bool = False,
 ) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
@@ -321,6 +339,8 @@ def idempotent(
         wait: seconds to wait for the first request's answer before the 409.
         lease: seconds after which a process that gave no sign of life is taken for dead.
         ttl: seconds for which an answer is kept.
+        max_request: bytes of the largest request, which is read as a whole to tell a retry from
+            another request; a larger one with a key gets 413.
         max_body: bytes of the largest answer that is kept.
         replay_cookies: whether a retry gets the first answer's cookies too.
     """
@@ -332,13 +352,13 @@ def idempotent(
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
             values = request.headers.getlist(HEADER)
             if request.method in _SAFE_METHODS or not (values or required):
-                return current_app.ensure_sync(view)(*args, **kwargs)
+                return _called(view, *args, **kwargs)
             rule = "" if request.url_rule is None else request.url_rule.rule
             with ExitStack() as block:
                 try:
                     key = (parse_key(values), request.method, rule, who())
                     attempt = block.enter_context(
-                        operations.claim(key, _fingerprint(request), wait=wait)
+                        operations.claim(key, _fingerprint(max_request), wait=wait)
                     )
                 except (BadKey, AnypodError) as refused:
                     problem = refusal(refused)
@@ -381,15 +401,24 @@ def _principal() -> Key:
     return (request.headers.get("Authorization"), cookie)
 
 
-def _fingerprint(request: Request) -> str:
+def _fingerprint(max_request: int) -> str:
+    allowed = request.max_content_length
+    request.max_content_length = max_request if allowed is None else min(allowed, max_request)
     query = request.query_string.decode("latin-1")
     return fingerprint(request.method, request.path, query, request.get_data())
+
+
+def _called(
+    view: Callable[P, ResponseReturnValue], *args: P.args, **kwargs: P.kwargs
+) -> ResponseReturnValue:
+    answer: ResponseReturnValue = current_app.ensure_sync(view)(*args, **kwargs)
+    return answer
 
 
 def _handled(view: Callable[P, ResponseReturnValue], *args: P.args, **kwargs: P.kwargs) -> Response:
     """The view's answer, or that of the application's handler for what the view raised."""
     try:
-        answer = current_app.ensure_sync(view)(*args, **kwargs)
+        answer = _called(view, *args, **kwargs)
     except Exception as failure:  # noqa: BLE001  # raised again unless the application handles it
         answer = current_app.handle_user_exception(failure)
     return current_app.make_response(answer)

@@ -25,12 +25,14 @@ from anypod.errors import (
     InFlight,
     KeyReused,
     NotReplayable,
+    RecordError,
     StoreError,
 )
 from anypod.web.problem import Problem
 
 HEADER: Final = "Idempotency-Key"
 LONGEST_KEY: Final = 255  # characters
+MAX_REQUEST: Final = 1024 * 1024  # bytes of a request that is fingerprinted
 MAX_BODY: Final = 64 * 1024  # bytes of an answer that is kept for replay
 
 TEMPORARY: Final = frozenset({401, 403, 408, 409, 425, 429})
@@ -187,7 +189,7 @@ def refusal(error: BadKey | AnypodError) -> Problem | None:
             f"the request with this {HEADER} failed the first time, perhaps halfway; find out what it "
             f"left behind, and send a new key to try anew",
         )
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError) and not isinstance(error, RecordError):
         return Problem(
             503,
             "Store unavailable",
