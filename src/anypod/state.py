@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from anypod.commands import MAX_INTEGER, Get
 from anypod.errors import ConfigurationError, NoStore
@@ -175,18 +175,17 @@ def url_from_env(environ: Mapping[str, str]) -> str | None:
     if not host and not port:
         return None
     if "://" in port:  # what Kubernetes sets by itself for a service that is named redis
-        service = urlsplit(port)
-        try:
-            host, port = host or service.hostname or "", str(service.port or "")
-        except ValueError:
-            port = ""
+        address = port.partition("://")[2]
+        service, _, port = address.rpartition(":")
+        host = host or service
     host, port = host or "localhost", port or "6379"
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
         raise ConfigurationError(
             f"REDIS_PORT is {environ.get('REDIS_PORT')!r}: expected a port such as 6379, or "
             f"tcp://host:6379"
         )
-    return f"redis://[{host}]:{port}/0" if ":" in host else f"redis://{host}:{port}/0"
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"redis://{host}:{port}/0"
 
 
 def embedded_path(source: str | None, environ: Mapping[str, str]) -> Path:

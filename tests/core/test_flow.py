@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from anypod import State
+from anypod.commands import Add, Added
+from anypod.flow import Call, Flow, Sleep, arun, run
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture
+def store() -> Any:
+    with State("memory://", namespace="") as state:
+        yield state.store
+
+
+def both(store: Any, flow: Any) -> tuple[Any, Any]:
+    async def awaited() -> Any:
+        return await arun(store, flow())
+
+    return run(store, flow()), asyncio.run(awaited())
+
+
+def test_replies_come_back_to_the_yield(store: Any) -> None:
+    def flow() -> Flow[int]:
+        added: Added = yield Add("key")
+        yield Sleep(0.0)
+        doubled: int = yield Call(lambda: added.value * 2)
+        return doubled
+
+    assert both(store, flow) == (2, 4)
+
+
+def test_the_async_runner_awaits_what_a_call_returns(store: Any) -> None:
+    async def load() -> str:
+        return "loaded"
+
+    def flow() -> Flow[str]:
+        loaded: str = yield Call(load)
+        return loaded
+
+    assert asyncio.run(arun(store, flow())) == "loaded"
+
+
+def test_failures_are_thrown_at_the_yield(store: Any) -> None:
+    def flow() -> Flow[str]:
+        try:
+            yield Call(lambda: 1 / 0)
+        except ZeroDivisionError:
+            added: Added = yield Add("after")
+            return f"caught, {added.value}"
+        return "not caught"
+
+    assert both(store, flow) == ("caught, 1", "caught, 2")
+
+
+def test_what_a_flow_raises_leaves_the_runner(store: Any) -> None:
+    def flow() -> Flow[None]:
+        yield Sleep(0.0)
+        raise KeyError("here")
+
+    with pytest.raises(KeyError, match="here"):
+        run(store, flow())
+    with pytest.raises(KeyError, match="here"):
+        asyncio.run(arun(store, flow()))
+
+
+def test_a_cancelled_flow_carries_out_its_clean_up(store: Any) -> None:
+    def flow() -> Flow[None]:
+        try:
+            yield Sleep(3600.0)
+        finally:
+            yield Add("cleaned")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(arun(store, flow()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert store.execute(Add("cleaned")).value == 2
+
+
+def test_a_stop_iteration_of_the_user_is_an_error_not_an_end(store: Any) -> None:
+    def flow() -> Flow[str]:
+        yield Call(lambda: next(iter(())))
+        return "not here"
+
+    with pytest.raises(RuntimeError):
+        run(store, flow())
