@@ -8,27 +8,32 @@ process would not (open sockets, open databases, threads), from a new one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from anypod.replicas.change import Change, DeclaredCache
+from anypod.replicas.errors import (
+    BadShare,
+    BadTarget,
+    RemoteHost,
+    ReplicaError,
+    ReplicaUnresponsive,
+    StartFailed,
+    TreeTooLarge,
+)
+from anypod.replicas.hosts import refuse_remote
+from anypod.replicas.pod import Replica
+from anypod.replicas.world import Application, World
 
-__all__ = ["Change"]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A piece of process-local state that a request changed, as fingerprints before and after saw it.
-
-    Attributes:
-        kind: "global", "class attribute", "closure", "cache" (an `lru_cache`), "file" or "database".
-        name: how the code calls it: `request_count`, `Store.items`, `sessions`; a path for files.
-        module: the module that holds it, empty for files.
-        file: the source file of that module, in the user's own tree (not in the replica's copy).
-        before: a short rendering of the value before, for people.
-        after: … and after.
-    """
-
-    kind: str
-    name: str
-    module: str
-    file: str
-    before: str
-    after: str
+__all__ = [
+    "Application",
+    "BadShare",
+    "BadTarget",
+    "Change",
+    "DeclaredCache",
+    "RemoteHost",
+    "Replica",
+    "ReplicaError",
+    "ReplicaUnresponsive",
+    "StartFailed",
+    "TreeTooLarge",
+    "World",
+    "refuse_remote",
+]

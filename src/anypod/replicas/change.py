@@ -1,0 +1,37 @@
+"""What the probe reports: a piece of process-local state that changed, a cache that declares itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Change", "DeclaredCache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A piece of process-local state that a request changed, as fingerprints before and after saw it.
+
+    Attributes:
+        kind: "global", "class attribute", "closure", "default" (a mutable default argument or an
+            attribute of a function), "cache" (an `lru_cache`), "file" or "database".
+        name: how the code calls it: `request_count`, `Store.items`, `sessions`; a path for files.
+        module: the module that holds it, empty for files.
+        file: the source file of that module, in the user's own tree (not in the replica's copy).
+        before: a short rendering of the value before, for people.
+        after: … and after.
+    """
+
+    kind: str
+    name: str
+    module: str
+    file: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredCache:
+    """A local cache of anypod that is alive in a replica: it may answer `ttl` seconds late."""
+
+    name: str
+    ttl: float

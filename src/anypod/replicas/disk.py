@@ -1,0 +1,342 @@
+"""A replica's private disk: a copy of the project tree that can be put back as it was.
+
+A pod starts on the image's files and loses what it wrote. Here the image is a copy of the project
+tree, made once per world; each slot gets its own, and between two replicas of a slot only what
+changed is written again: a snapshot maps every path to its inode, times, size and mode. A file whose
+modification time is as young as the snapshot could change again within one tick of the clock, so the
+content of young files is hashed as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from anypod.replicas.change import Change
+from anypod.replicas.errors import TreeTooLarge
+
+__all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "snapshot"]
+
+LEFT_OUT = frozenset({
+    ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".eggs",
+    ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".idea", ".vscode",
+})  # fmt: skip
+MAX_BYTES = 256 << 20
+MAX_FILES = 50_000
+
+_YOUNG_NS = 100_000_000  # coarser than any tick of a file system's clock that we have met
+_HASHED = 1 << 20
+_PREVIEW = 120
+_SQLITE = b"SQLite format 3\x00"
+_SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a snapshot knows of one path; `content` is a hash, kept only for young files."""
+
+    kind: str  # "file", "directory" or "link"
+    inode: int
+    mtime: int
+    size: int
+    mode: int
+    target: str = ""
+    content: str = ""
+
+
+def copy_tree(
+    source: Path,
+    target: Path,
+    *,
+    leave_out: Collection[Path] = (),
+    max_bytes: int = MAX_BYTES,
+    max_files: int = MAX_FILES,
+) -> None:
+    """Copy a project tree, keeping times, modes and symlinks.
+
+    Version control, virtual environments and tool caches are left out, and so are sockets, pipes and
+    what cannot be read. A symlink into the tree by absolute path leads into the copy.
+
+    Args:
+        source: the tree.
+        target: a directory that does not exist yet.
+        leave_out: further directories of the tree that are not copied.
+        max_bytes: the most that is copied, in bytes.
+        max_files: the most files that are copied.
+
+    Raises:
+        TreeTooLarge: the tree is larger than that.
+    """
+    bytes_, files, weights = 0, 0, dict[str, int]()
+    pending = [(source, target)]
+    while pending:
+        here, there = pending.pop()
+        there.mkdir(parents=True, exist_ok=True)
+        for entry in _scan(here):
+            path, copy = Path(entry.path), there / entry.name
+            if entry.is_symlink():
+                copy.symlink_to(_inside(Path(path.readlink()), source, target))
+            elif entry.is_dir(follow_symlinks=False):
+                if entry.name in LEFT_OUT or path in leave_out or (path / "pyvenv.cfg").exists():
+                    continue
+                pending.append((path, copy))
+            elif entry.is_file(follow_symlinks=False) and os.access(path, os.R_OK):
+                size = entry.stat(follow_symlinks=False).st_size
+                top = path.relative_to(source).parts[0]
+                weights[top] = weights.get(top, 0) + size
+                bytes_, files = bytes_ + size, files + 1
+                if bytes_ > max_bytes or files > max_files:
+                    raise _too_large(source, max_bytes, max_files)
+                shutil.copy2(path, copy)
+    shutil.copymode(source, target)
+
+
+def _inside(link: Path, source: Path, target: Path) -> Path:
+    return target / link.relative_to(source) if link.is_relative_to(source) else link
+
+
+def _too_large(source: Path, max_bytes: int, max_files: int) -> TreeTooLarge:
+    sizes: dict[str, int] = {}
+    for entry in _scan(source):
+        if entry.is_dir(follow_symlinks=False) and entry.name not in LEFT_OUT:
+            sizes[entry.name] = sum(
+                item.stat(follow_symlinks=False).st_size
+                for item in _walk(Path(entry.path))
+                if item.is_file(follow_symlinks=False)
+            )
+    heaviest = max(sizes, key=lambda name: sizes[name], default="")
+    largest = (
+        f"; its largest folder is {heaviest}/ ({sizes[heaviest] >> 20} MiB)" if heaviest else ""
+    )
+    return TreeTooLarge(
+        f"{source} holds more than {max_bytes >> 20} MiB or {max_files} files, too much to copy for "
+        f"each replica{largest}. Run from the folder of the service itself, or move what is not part "
+        f"of it elsewhere."
+    )
+
+
+def _scan(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (PermissionError, FileNotFoundError):
+        return []  # what the service cannot read is no part of what it serves
+
+
+def _walk(root: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything below `root`, folders before what they hold; links are not followed."""
+    pending = [root]
+    while pending:
+        for entry in _scan(pending.pop()):
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+
+
+def snapshot(root: Path, earlier: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
+    """Every path below `root`, relative to it.
+
+    Args:
+        root: the directory.
+        earlier: a previous snapshot; files that were young in it are hashed again.
+    """
+    now, known, prefix = time.time_ns(), earlier or {}, len(str(root)) + 1
+    found: dict[str, Entry] = {}
+    for item in _walk(root):
+        name = item.path[prefix:]
+        try:
+            info = item.stat(follow_symlinks=False)
+            if stat.S_ISLNK(info.st_mode):
+                found[name] = Entry(
+                    "link", info.st_ino, 0, 0, 0, target=str(Path(item.path).readlink())
+                )
+            elif stat.S_ISDIR(info.st_mode):
+                found[name] = Entry("directory", info.st_ino, 0, 0, stat.S_IMODE(info.st_mode))
+            elif stat.S_ISREG(info.st_mode):
+                before = known.get(name)
+                young = now - info.st_mtime_ns < _YOUNG_NS or (before and before.content)
+                found[name] = Entry(
+                    "file",
+                    info.st_ino,
+                    info.st_mtime_ns,
+                    info.st_size,
+                    stat.S_IMODE(info.st_mode),
+                    content=_hash(Path(item.path)) if young and info.st_size <= _HASHED else "",
+                )
+        except FileNotFoundError:
+            continue  # the service removed it while we looked
+    return found
+
+
+def _hash(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _same(one: Entry | None, other: Entry | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    content = one.content == other.content or not (one.content and other.content)
+    plain = (one.kind, one.inode, one.mtime, one.size, one.mode, one.target)
+    return content and plain == (
+        other.kind, other.inode, other.mtime, other.size, other.mode, other.target
+    )  # fmt: skip
+
+
+def diff(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[str]:
+    """The paths that differ between two snapshots of one directory, sorted."""
+    return sorted(
+        path
+        for path in before.keys() | after.keys()
+        if not _same(before.get(path), after.get(path))
+    )
+
+
+class Disk:
+    """A directory that returns to a remembered state.
+
+    Args:
+        path: the directory.
+        origin: where unchanged files can be read again, a directory of the same layout.
+        stash: a directory for what `capture` finds beyond `origin`.
+    """
+
+    def __init__(self, path: Path, *, origin: Path | None, stash: Path) -> None:
+        self.path = path
+        self._origin = origin
+        self._stash = stash
+        self._pristine: dict[str, Entry] = {}
+        self._seen: dict[str, Entry] = {}
+
+    def capture(self) -> None:
+        """Remember the present state as the pristine one."""
+        remove_tree(self._stash)
+        self._pristine = self._seen = snapshot(self.path)
+        for name, entry in self._pristine.items():
+            if entry.kind == "file" and not self._is_original(name, entry):
+                copy = self._stash / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.path / name, copy)
+
+    def _is_original(self, name: str, entry: Entry) -> bool:
+        if self._origin is None:
+            return False
+        try:
+            info = (self._origin / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (info.st_mtime_ns, info.st_size) == (entry.mtime, entry.size)
+
+    def _source(self, name: str) -> Path:
+        stashed = self._stash / name
+        return stashed if stashed.exists() or self._origin is None else self._origin / name
+
+    def restore(self) -> None:
+        """Put the directory back to the pristine state, touching only what differs."""
+        present = snapshot(self.path, self._pristine)
+        differing = diff(self._pristine, present)
+        for name in reversed(differing):
+            wanted, found = self._pristine.get(name), present.get(name)
+            if found is None or (wanted and wanted.kind == found.kind == "directory"):
+                continue
+            if found.kind == "directory":
+                remove_tree(self.path / name)
+            else:
+                (self.path / name).unlink(missing_ok=True)
+        for name in differing:
+            if (wanted := self._pristine.get(name)) is not None:
+                self._pristine[name] = self._recreate(name, wanted)
+        self._seen = self._pristine
+
+    def _recreate(self, name: str, wanted: Entry) -> Entry:
+        path = self.path / name
+        if wanted.kind == "link":
+            path.symlink_to(wanted.target)
+        elif wanted.kind == "directory":
+            path.mkdir(exist_ok=True)
+            path.chmod(wanted.mode)
+        else:
+            shutil.copy2(self._source(name), path)
+            path.chmod(wanted.mode)
+        info = path.lstat()
+        mtime = info.st_mtime_ns if wanted.kind == "file" else 0
+        return Entry(
+            wanted.kind, info.st_ino, mtime, wanted.size, wanted.mode, wanted.target, wanted.content
+        )
+
+    def look(self) -> None:
+        """Take the present state as what `changes` compares with next."""
+        self._seen = snapshot(self.path, self._seen)
+
+    def changes(self, tree: Path) -> tuple[Change, ...]:
+        """The files and databases that changed since the last look.
+
+        Args:
+            tree: the user's own tree, for the paths in the answer.
+        """
+        before, self._seen = self._seen, snapshot(self.path, self._seen)
+        found: dict[str, Change] = {}
+        for name in diff(before, self._seen):
+            kinds = {entry.kind for entry in (before.get(name), self._seen.get(name)) if entry}
+            if "file" not in kinds or "__pycache__/" in name:
+                continue
+            base = next(
+                (name[: -len(end)] for end in _SQLITE_COMPANIONS if name.endswith(end)), name
+            )
+            if base != name and base not in self._seen and base not in before:
+                base = name
+            if base not in found:
+                found[base] = self._change(base, before, tree)
+        return tuple(found.values())
+
+    def _change(self, name: str, before: Mapping[str, Entry], tree: Path) -> Change:
+        kind = "database" if _starts_with(self.path / name, _SQLITE) else "file"
+        was = self._render(name, before, self._source(name) if name in self._pristine else None)
+        now = self._render(name, self._seen, self.path / name)
+        if was == now:
+            now = f"{now}, other content"
+        top, _, rest = name.partition("/")
+        if top == "disk":
+            return Change(kind, rest, "", str(tree / rest), was, now)
+        return Change(kind, f"{'~' if top == 'home' else '$TMPDIR'}/{rest}", "", "", was, now)
+
+    def _render(self, name: str, entries: Mapping[str, Entry], content: Path | None) -> str:
+        entry = entries.get(name)
+        if entry is None:
+            return "absent"
+        if entry.kind != "file":
+            return entry.kind
+        original = content is not None and (
+            content.is_relative_to(self.path) or _same(self._pristine.get(name), entry)
+        )
+        if original and content is not None and entry.size <= _PREVIEW:
+            text = _text(content)
+            if text is not None:
+                return text
+        journal = sum(item.size for end in ("-wal",) if (item := entries.get(name + end)))
+        return f"{entry.size + journal} bytes"
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return repr(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that it holds, as far as the system allows."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,399 @@
+"""The tool's side of a lineage: one slot's parent process, and the replica that lives in it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anypod.replicas.change import Change, DeclaredCache
+from anypod.replicas.channel import Channel
+from anypod.replicas.disk import Disk, remove_tree
+from anypod.replicas.environment import hostname_of
+from anypod.replicas.errors import BadTarget, ReplicaUnresponsive, StartFailed
+from anypod.replicas.processes import kill_group
+
+__all__ = ["Pod", "Replica", "Site"]
+
+_ANSWER_WITHIN = 10.0  # seconds for a parent or a probe to answer
+_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_TAIL = 64 << 10  # bytes of a log that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a pod's processes live and what they run."""
+
+    base: Path
+    slot: int
+    root: Path
+    target: str
+    env: Mapping[str, str]
+    allow_hosts: tuple[str, ...]
+    timeout: float
+
+    @property
+    def path(self) -> Path:
+        """The slot's directory: disk, home and tmp."""
+        return self.base / f"slot-{self.slot}"
+
+
+class Replica:
+    """One process that serves, at most one at a time in its slot.
+
+    Attributes:
+        address: host and port on loopback.
+        slot: the slot's number, from 0.
+        incarnation: how many processes have run in this slot since the last reset, this one included.
+    """
+
+    def __init__(
+        self,
+        pod: Pod,
+        *,
+        pid: int,
+        port: int,
+        incarnation: int,
+        probe: Channel,
+        files: tuple[Path, Path],
+    ) -> None:
+        self.address = ("127.0.0.1", port)
+        self.slot = pod.site.slot
+        self.incarnation = incarnation
+        self.pid = pid
+        self._pod = pod
+        self._probe = probe
+        self._log, self._records = files
+        self._kept: tuple[str, tuple[str, ...]] | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Replica pod {self.slot + 1}, process {self.incarnation}, port {self.address[1]}>"
+
+    def changes(self) -> tuple[Change, ...]:
+        """The process-local state that changed since the previous call, or since the start.
+
+        A replica that is dead has nothing to tell: the answer is empty.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        if not self._pod.holds(self):
+            return ()
+        answer = self._ask({"op": "changes"})
+        if answer is None:
+            return ()
+        in_memory = tuple(Change(**change) for change in answer["changes"])
+        return in_memory + self._pod.disk.changes(self._pod.site.root)
+
+    def caches(self) -> tuple[DeclaredCache, ...]:
+        """The local caches of anypod that are alive in this process.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        answer = self._ask({"op": "caches"})
+        return tuple(DeclaredCache(**cache) for cache in answer["caches"]) if answer else ()
+
+    def advance(self, seconds: float) -> None:
+        """Let that many seconds pass for anypod's local caches in this process, for nothing else.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        self._ask({"op": "advance", "seconds": seconds})
+
+    def _ask(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
+        with self._lock:
+            try:
+                self._probe.send(message)
+                return self._probe.receive(_ANSWER_WITHIN)
+            except TimeoutError as exc:
+                raise ReplicaUnresponsive(
+                    f"pod {self.slot + 1} did not answer the probe within {_ANSWER_WITHIN:g} s: "
+                    f"something in the service holds the interpreter"
+                ) from exc
+            except (EOFError, OSError):
+                return None
+
+    def escapes(self) -> tuple[str, ...]:
+        """What left the isolation: "not isolated: PATH" for a write, "reached for HOST" (refused)."""
+        return self._kept[1] if self._kept else self._read()[1]
+
+    @property
+    def log(self) -> str:
+        """What the service wrote to stdout and stderr, at import and since; the end of it."""
+        return self._kept[0] if self._kept else self._read()[0]
+
+    def _read(self) -> tuple[str, tuple[str, ...]]:
+        text = self._pod.import_log() + tail(self._log)
+        lines = [*self._pod.import_records(), *tail(self._records).splitlines()]
+        return text, tuple(dict.fromkeys(lines))
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._pod.holds(self) and self._pod.alive()
+
+    def kill(self) -> None:
+        """SIGKILL, to the process and all that it started; its private disk is gone."""
+        if self._pod.holds(self):
+            self._pod.kill()
+
+    def terminate(self, grace: float = _GRACE) -> None:
+        """SIGTERM, then SIGKILL; its private disk is gone.
+
+        Args:
+            grace: seconds in between.
+        """
+        if self._pod.holds(self):
+            self._pod.kill(first=signal.SIGTERM, grace=grace)
+
+    def _keep(self) -> None:
+        """Remember what the files say, and remove them."""
+        if self._kept is None:
+            self._kept = self._read()
+            self._probe.close()
+            self._log.unlink(missing_ok=True)
+            self._records.unlink(missing_ok=True)
+
+
+class Pod:
+    """One slot: its directory, the process that imported the service there, its live replica."""
+
+    def __init__(self, site: Site, origin: Path) -> None:
+        self.site = site
+        self.disk = Disk(site.path, origin=origin, stash=site.base / f"stash-{site.slot}")
+        self.incarnation = 0
+        self.kind = ""
+        self.reason = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: Channel | None = None
+        self._used = False
+        self._replica: Replica | None = None
+        self._lock = threading.RLock()
+        self._logs = site.base / "logs"
+
+    @property
+    def forks(self) -> bool:
+        """Whether replicas are forked from one import."""
+        return not self.reason
+
+    def holds(self, replica: Replica) -> bool:
+        """Whether this replica is the slot's present one."""
+        return self._replica is replica
+
+    def import_log(self) -> str:
+        """What the service wrote while it was imported."""
+        return tail(self._logs / f"import-{self.site.slot}.log")
+
+    def import_records(self) -> list[str]:
+        """What the guard recorded while the service was imported."""
+        return tail(self._logs / f"import-{self.site.slot}.records").splitlines()
+
+    def import_service(self, namespace: str) -> None:
+        """Start the slot's parent and let it import the service, on a pristine disk.
+
+        Raises:
+            StartFailed: the service's code failed, hung or left.
+            BadTarget: APP is not there, or not an application.
+        """
+        with self._lock:
+            site = self.site
+            for name in (f"import-{site.slot}.log", f"import-{site.slot}.records"):
+                (self._logs / name).unlink(missing_ok=True)
+            control, theirs = Channel.pair()
+            self._control = control
+            with theirs, (self._logs / f"import-{site.slot}.log").open("ab") as log:
+                self._process = subprocess.Popen(  # noqa: S603  # our own module, by argument list
+                    [sys.executable, "-P", "-m", "anypod.replicas.lineage", str(theirs.fileno())],
+                    cwd=site.path / "disk",
+                    env={**site.env, "ANYPOD_NAMESPACE": namespace},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            self._used = False
+            control.send(
+                {
+                    "base": str(site.base),
+                    "slot": str(site.path),
+                    "disk": str(site.path / "disk"),
+                    "root": str(site.root),
+                    "target": site.target,
+                    "hostname": hostname_of(site.slot),
+                    "allow_hosts": list(site.allow_hosts),
+                    "records": str(self._logs / f"import-{site.slot}.records"),
+                }
+            )
+            message = self._receive(control, site.timeout, "finish its import")
+            self.kind, self.reason = message["kind"], message["reason"]
+
+    def _receive(self, channel: Channel, timeout: float, what: str) -> dict[str, Any]:
+        """The next message of a starting process; anything but success is raised, and ends it."""
+        try:
+            message = channel.receive(timeout)
+        except TimeoutError as exc:
+            trace = self._where() if channel is self._control else ""
+            log = self._starting_log()
+            self.end()
+            raise StartFailed(
+                f"{self.site.target} did not {what} within {timeout:g} s", traceback=trace, log=log
+            ) from exc
+        except EOFError as exc:
+            how = self._how_it_ended()
+            log = self._starting_log()
+            self.end()
+            raise StartFailed(f"{self.site.target} {how} before it could {what}", log=log) from exc
+        if message["event"] != "failed":
+            return message
+        log = self._starting_log()
+        self.end()
+        if message["kind"] == "target":
+            raise BadTarget(message["reason"])
+        raise StartFailed(
+            f"{self.site.target}: {message['reason']}", traceback=message["traceback"], log=log
+        )
+
+    def _starting_log(self) -> str:
+        return self.import_log() + "".join(
+            tail(path) for path in sorted(self._logs.glob(f"replica-{self.site.slot}-*.log"))
+        )
+
+    def _where(self) -> str:
+        """Where in the user's code a hanging import stands."""
+        if self._control is None:
+            return ""
+        try:
+            self._control.send({"op": "where"})
+            return str(self._control.receive(2.0).get("traceback", ""))
+        except (TimeoutError, EOFError, OSError):
+            return ""
+
+    def _how_it_ended(self) -> str:
+        if self._process is None or not self._used:
+            code = self._process.wait(_ANSWER_WITHIN) if self._process else 0
+        elif self.forks:
+            return "ended"
+        else:
+            code = self._process.wait(_ANSWER_WITHIN)
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"left with exit status {code}"
+
+    def start(self, namespace: str, serial: int) -> Replica:
+        """A new replica; the present one is killed first.
+
+        Args:
+            namespace: what anypod's keys begin with in this run.
+            serial: a number that no other start of the world has.
+
+        Raises:
+            StartFailed: the service's code failed, hung or left.
+        """
+        with self._lock:
+            self.kill()
+            if self._process is None or (not self.forks and self._used):
+                self.end()
+                self.disk.restore()
+                self.import_service(namespace)
+            control = self._control
+            assert control is not None
+            log, records = (
+                self._logs / f"replica-{self.site.slot}-{serial}.{end}"
+                for end in ("log", "records")
+            )
+            probe, theirs = Channel.pair()
+            with theirs:
+                control.send(
+                    {
+                        "op": "start",
+                        "namespace": namespace,
+                        "log": str(log),
+                        "records": str(records),
+                    },
+                    theirs.fileno(),
+                )
+            self._used = True
+            pid = self._receive(control, _ANSWER_WITHIN, "start")["pid"]
+            port = self._receive(probe, self.site.timeout, "begin to serve")["port"]
+            self.incarnation += 1
+            self._replica = Replica(
+                self,
+                pid=pid,
+                port=port,
+                incarnation=self.incarnation,
+                probe=probe,
+                files=(log, records),
+            )
+            if not self.forks:
+                self.disk.look()
+            return self._replica
+
+    def alive(self) -> bool:
+        """Whether the slot's replica runs."""
+        with self._lock:
+            if self._replica is None or self._process is None or self._control is None:
+                return False
+            if not self.forks:
+                return self._process.poll() is None
+            self._control.send({"op": "alive"})
+            return bool(self._control.receive(_ANSWER_WITHIN)["alive"])
+
+    def kill(self, first: signal.Signals = signal.SIGKILL, grace: float = 0.0) -> None:
+        """End the slot's replica and put its disk back."""
+        with self._lock:
+            replica, self._replica = self._replica, None
+            if replica is None:
+                return
+            if self.forks and self._control is not None:
+                try:
+                    op = "kill" if first is signal.SIGKILL else "terminate"
+                    self._control.send({"op": op, "grace": grace})
+                    self._control.receive(_ANSWER_WITHIN + grace)
+                except (OSError, EOFError):  # a timeout is an OSError
+                    self.end()
+            else:
+                self.end(first, grace)
+            replica._keep()  # noqa: SLF001  # the replica is this slot's own
+            self.disk.restore()
+
+    def end(self, first: signal.Signals = signal.SIGKILL, grace: float = 0.0) -> None:
+        """End the slot's parent and all that descends from it."""
+        with self._lock:
+            process, self._process = self._process, None
+            control, self._control = self._control, None
+            if process is not None:
+                if first is not signal.SIGKILL and process.poll() is None:
+                    process.send_signal(first)
+                    deadline = time.monotonic() + grace
+                    while process.poll() is None and time.monotonic() < deadline:
+                        time.sleep(0.005)
+                kill_group(process.pid)
+                process.wait()
+            if control is not None:
+                control.close()
+
+    def remove(self) -> None:
+        """End everything and remove the slot's directory."""
+        self.kill()
+        self.end()
+        remove_tree(self.site.path)
+
+
+def tail(path: Path) -> str:
+    """The end of a text file; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL))
+            return file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""

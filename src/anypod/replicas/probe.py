@@ -1,0 +1,147 @@
+"""The probe inside a replica: which state changed since it was asked last.
+
+It answers on a channel of its own, in a thread of its own, while the service serves. The end of that
+channel is the tool's death: the replica's whole process group goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anypod.replicas.channel import Channel
+from anypod.replicas.digest import Digests, is_plain, render
+from anypod.replicas.roots import Roots
+
+__all__ = ["Fingerprints", "answer"]
+
+_ATTEMPTS = 5
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A place as it was seen: its digest, and the value itself or how it looked."""
+
+    digest: int
+    value: Any
+    shown: str | None
+
+    @property
+    def text(self) -> str:
+        return render(self.value) if self.shown is None else self.shown
+
+
+class Fingerprints:
+    """The service's process-local state, look after look.
+
+    Args:
+        application: the application object.
+        disk: the replica's copy of the tree.
+        root: the user's tree.
+        package: the package of APP.
+    """
+
+    def __init__(self, application: Any, *, disk: Path, root: Path, package: str) -> None:
+        self._roots = Roots(application, disk=disk, package=package)
+        self._digests = Digests(self._roots.is_own_class)
+        self._disk = disk
+        self._root = root
+        self._seen = self._scan()
+
+    def look(self) -> None:
+        """Take the present state as what `changes` compares with."""
+        self._seen = self._scan()
+
+    def changes(self) -> list[dict[str, str]]:
+        """What changed since the last look, as the fields of `Change`."""
+        before, self._seen = self._seen, self._scan()
+        found: list[dict[str, str]] = []
+        for key in [*self._seen, *(key for key in before if key not in self._seen)]:
+            was, now = before.get(key), self._seen.get(key)
+            if was is not None and now is not None and was.digest == now.digest:
+                continue
+            kind, module, name = key
+            found.append(
+                {
+                    "kind": kind,
+                    "name": name,
+                    "module": module,
+                    "file": self._file(module),
+                    "before": was.text if was else _ABSENT,
+                    "after": now.text if now else _ABSENT,
+                }
+            )
+        return found
+
+    def _file(self, module: str) -> str:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if not isinstance(file, str):
+            return ""
+        path = Path(file)
+        return (
+            str(self._root / path.relative_to(self._disk))
+            if path.is_relative_to(self._disk)
+            else file
+        )
+
+    def _scan(self) -> dict[tuple[str, str, str], _Look]:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._scan_once()
+            except RuntimeError:
+                continue  # a container changed under our hands: a request is at work
+        return self._scan_once()
+
+    def _scan_once(self) -> dict[tuple[str, str, str], _Look]:
+        looks: dict[tuple[str, str, str], _Look] = {}
+        for place in self._roots.places():
+            value, plain = place.value, is_plain(place.value)
+            looks.setdefault(
+                (place.kind, place.module, place.name),
+                _Look(
+                    self._digests.of(value),
+                    value if plain else None,
+                    None if plain else render(value),
+                ),
+            )
+        return looks
+
+
+def answer(
+    channel: Channel, fingerprints: Fingerprints, farewell: Callable[[], None] | None
+) -> None:
+    """Answer the tool until it is gone, then take the process group along.
+
+    Args:
+        channel: to the tool.
+        fingerprints: of the service.
+        farewell: what to do before leaving.
+    """
+    try:
+        while True:
+            message = channel.receive()
+            match message["op"]:
+                case "changes":
+                    channel.send({"changes": fingerprints.changes()})
+                case "caches":
+                    caches = [{"name": cache.name, "ttl": cache.ttl} for cache in _local_caches()]
+                    channel.send({"caches": caches})
+                case "advance":
+                    for cache in _local_caches():
+                        cache.advance(message["seconds"])
+                    channel.send({})
+    except (EOFError, OSError):
+        if farewell is not None:
+            farewell()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _local_caches() -> list[Any]:
+    """The local caches of anypod that are alive, if the service uses any."""
+    return list(getattr(sys.modules.get("anypod.primitives.local"), "LIVE", ()))

@@ -1,0 +1,42 @@
+"""Ending processes together with everything that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+__all__ = ["descendants", "kill_group"]
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of a process and theirs, where the system lists them (Linux)."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        parent = pending.pop()
+        for task in _tasks(parent):
+            try:
+                children = [int(child) for child in (task / "children").read_text().split()]
+            except OSError:
+                continue  # the thread ended meanwhile
+            found.extend(children)
+            pending.extend(children)
+    return found
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL a process, its group, and those of its descendants that left the group."""
+    strays = descendants(leader)
+    for kill, pid in ((os.killpg, leader), *((os.kill, stray) for stray in strays)):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue  # it was faster, or it is a zombie

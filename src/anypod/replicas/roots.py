@@ -1,0 +1,341 @@
+"""Where a service can keep state in its process: every place, with the name that its code uses.
+
+The places are the globals of the service's modules, attributes of its classes, closure cells and
+defaults of its functions, `lru_cache`s, and what is hung on a framework's application object.
+A module is the service's own if it was loaded from the replica's copy of the tree, or belongs to the
+package of APP when that is installed; anypod itself never is, its demo is.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anypod.replicas.digest import getattr_static_dict
+
+__all__ = ["Place", "Roots"]
+
+_FRAMEWORK_FUNCTIONS = (
+    "view_functions", "before_request_funcs", "after_request_funcs", "teardown_request_funcs",
+    "teardown_appcontext_funcs", "template_context_processors", "error_handler_spec",
+)  # fmt: skip
+_CACHED = type(functools.lru_cache(lambda: None))
+_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place that holds a value now."""
+
+    kind: str
+    name: str
+    module: str
+    value: Any
+
+
+class Roots:
+    """All places of one service.
+
+    Args:
+        application: the application object.
+        disk: the replica's copy of the tree.
+        package: the package of APP.
+    """
+
+    def __init__(self, application: Any, *, disk: Path, package: str) -> None:
+        self._application = application
+        self._disk = str(disk) + "/"
+        self._package = package
+        self._imported: dict[str, frozenset[str]] = {}
+        self._framework: dict[type, frozenset[str]] = {}
+        self.modules()  # reads the sources before any request does
+
+    def is_own(self, module: str) -> bool:
+        """Whether a module, by name, is the service's."""
+        found = sys.modules.get(module)
+        if found is None:
+            return False
+        if (module + ".").startswith("anypod.") and not (module + ".").startswith("anypod.demo."):
+            return False
+        if (module + ".").startswith(self._package + "."):
+            return True
+        file = getattr(found, "__file__", None)
+        return isinstance(file, str) and file.startswith(self._disk)
+
+    def is_own_class(self, kind: type) -> bool:
+        """Whether a class is the service's."""
+        return self.is_own(str(kind.__module__))
+
+    def modules(self) -> list[types.ModuleType]:
+        """The service's modules, as far as they are loaded."""
+        own = [module for name, module in list(sys.modules.items()) if self.is_own(name)]
+        for module in own:
+            if module.__name__ not in self._imported:
+                self._imported[module.__name__] = _imported_names(module)
+        return own
+
+    def places(self) -> Iterator[Place]:
+        """Every place, each once: an object that several modules import is its definer's."""
+        walk = _Walk(self)
+        modules = self.modules()
+        for imported in (False, True):
+            for module in modules:
+                names = self._imported[module.__name__]
+                for name, value in list(vars(module).items()):
+                    if (name in names) is imported and not name.startswith("__"):
+                        yield from walk.bound(value, name, module.__name__, "global")
+        yield from walk.application(
+            self._application, "app", getattr(self._application, "__module__", "")
+        )
+
+    def framework_attributes(self, kind: type) -> frozenset[str]:
+        """The attributes that a framework itself gives its application objects."""
+        if kind not in self._framework:
+            fresh = kind("anypod_fresh") if _is_flask(kind) else kind()
+            self._framework[kind] = frozenset(vars(fresh))
+        return self._framework[kind]
+
+
+class _Walk:
+    """One pass over all places; an object is visited once."""
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._seen: set[int] = set()
+
+    def _first(self, value: Any) -> bool:
+        if id(value) in self._seen:
+            return False
+        self._seen.add(id(value))
+        return True
+
+    def bound(
+        self, value: Any, name: str, module: str, kind: str, depth: int = 0
+    ) -> Iterator[Place]:
+        """The places that a name leads to."""
+        if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+            return
+        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+            yield Place(kind, name, module, value)
+        elif not self._first(value):
+            return
+        elif isinstance(value, _CACHED):
+            info = value.cache_info()
+            yield Place("cache", name, module, f"{info.currsize} entries, {info.misses} misses")
+            yield from self.bound(value.__wrapped__, name, module, kind, depth)
+        elif isinstance(value, type):
+            if self._roots.is_own_class(value):
+                yield from self._class(value)
+        elif isinstance(value, (types.FunctionType, types.MethodType, staticmethod, classmethod)):
+            yield from self._function(getattr(value, "__func__", value), module)
+        elif isinstance(value, functools.partial):
+            yield from self.bound(value.func, name, module, kind, depth)
+            yield Place(kind, name, module, (value.args, value.keywords))
+        elif _framework_base(value) is not None:
+            yield from self.application(value, name, module)
+        elif self._roots.is_own_class(type(value)) and not isinstance(
+            value, (dict, list, tuple, set)
+        ):
+            yield from self._instance(value, name, module, kind, depth)
+        else:
+            yield Place(kind, name, module, value)
+            if callable(value):
+                yield from self._wrapped(value, name, module, kind, depth)
+
+    def _wrapped(
+        self, value: Any, name: str, module: str, kind: str, depth: int
+    ) -> Iterator[Place]:
+        attributes = getattr_static_dict(value) or {}
+        if (inner := attributes.get("__wrapped__")) is not None and depth < _DEPTH:
+            yield from self.bound(inner, name, module, kind, depth + 1)
+
+    def _instance(
+        self, value: Any, name: str, module: str, kind: str, depth: int
+    ) -> Iterator[Place]:
+        attributes = getattr_static_dict(value)
+        if depth >= _DEPTH or not attributes:
+            yield Place(kind, name, module, value)
+            return
+        for attribute, item in list(attributes.items()):
+            yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+        slots = [
+            (attribute, slot)
+            for base in type(value).__mro__
+            for attribute, slot in list(vars(base).items())
+            if isinstance(slot, types.MemberDescriptorType)
+        ]
+        for attribute, slot in slots:
+            try:
+                item = slot.__get__(value)
+            except AttributeError:
+                continue  # an empty slot
+            yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+
+    def _class(self, value: type) -> Iterator[Place]:
+        for attribute, item in list(vars(value).items()):
+            if attribute.startswith(("__", "_sa_", "_abc_")):
+                continue
+            if isinstance(item, property):
+                functions = [item.fget, item.fset, item.fdel]
+            elif isinstance(item, functools.cached_property):
+                functions = [item.func]
+            elif isinstance(item, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+                continue
+            elif hasattr(type(item), "__get__") and not isinstance(
+                item, (types.FunctionType, staticmethod, classmethod, type, _CACHED)
+            ):
+                continue  # a descriptor of a library: columns, fields
+            else:
+                name = f"{value.__qualname__}.{attribute}"
+                yield from self.bound(item, name, value.__module__, "class attribute")
+                continue
+            for function in functions:
+                if isinstance(function, types.FunctionType):
+                    yield from self.bound(function, attribute, value.__module__, "class attribute")
+
+    def _function(self, function: Any, bound_in: str) -> Iterator[Place]:
+        if not isinstance(function, types.FunctionType):
+            yield from self.bound(
+                function, getattr(function, "__name__", ""), bound_in, "global", _DEPTH
+            )
+            return
+        self._seen.add(id(function))
+        home = str(function.__globals__.get("__name__", ""))
+        if not (home + ".").startswith("anypod.") or self._roots.is_own(home):
+            owner = function.__module__ if self._roots.is_own(str(function.__module__)) else home
+            if self._roots.is_own(owner):
+                yield from self._inside(function, owner)
+        inner = getattr(function, "__wrapped__", None)
+        if inner is not None:
+            yield from self.bound(inner, function.__name__, bound_in, "global")
+
+    def _inside(self, function: types.FunctionType, owner: str) -> Iterator[Place]:
+        outer = function.__qualname__.rpartition(".<locals>.")[0] or function.__qualname__
+        prefix = outer.replace(".<locals>", "")
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=False
+        ):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue  # not assigned yet
+            if name != "__class__":
+                yield from self.bound(value, f"{prefix}.{name}", owner, "closure")
+        own = function.__qualname__.replace(".<locals>", "")
+        count = len(function.__defaults__ or ())
+        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        defaults = [
+            *zip(arguments[len(arguments) - count :], function.__defaults__ or (), strict=False),
+            *(function.__kwdefaults__ or {}).items(),
+        ]
+        for name, value in defaults:
+            if isinstance(value, (dict, list, set, bytearray)) or self._roots.is_own_class(
+                type(value)
+            ):
+                yield from self.bound(value, f"{own}({name})", owner, "default")
+        for name, value in list(vars(function).items()):
+            if not name.startswith("__"):
+                yield from self.bound(value, f"{own}.{name}", owner, "default")
+
+    def application(self, value: Any, name: str, module: str) -> Iterator[Place]:
+        """What the service hung on a framework's application, and what the framework will call."""
+        base = _framework_base(value)
+        if base is None:
+            if self._first(value):
+                yield from self.bound(value, name, module, "global")
+            return
+        self._seen.add(id(value))
+        attributes = vars(value)
+        given = self._roots.framework_attributes(base)
+        for attribute, item in list(attributes.items()):
+            if attribute not in given:
+                yield from self.bound(item, f"{name}.{attribute}", module, "global")
+        for held in ("config", "extensions"):
+            for key, item in list((attributes.get(held) or {}).items()):
+                yield from self.bound(item, f"{name}.{held}[{key!r}]", module, "global")
+        if (state := attributes.get("state")) is not None:
+            for key, item in list((getattr_static_dict(state) or {}).get("_state", {}).items()):
+                yield from self.bound(item, f"{name}.state.{key}", module, "global")
+        for attribute in _FRAMEWORK_FUNCTIONS:
+            yield from self._functions(attributes.get(attribute), module)
+        yield from self._routes(getattr(attributes.get("router"), "routes", ()), module)
+        for link in ("wsgi_app", "middleware_stack"):
+            yield from self._middleware(attributes.get(link))
+
+    def _functions(self, held: Any, module: str) -> Iterator[Place]:
+        if isinstance(held, dict):
+            for item in list(held.values()):
+                yield from self._functions(item, module)
+        elif isinstance(held, list):
+            for item in list(held):
+                yield from self._functions(item, module)
+        elif isinstance(held, (types.FunctionType, types.MethodType)):
+            yield from self.bound(held, held.__name__, module, "global")
+
+    def _routes(self, routes: Any, module: str) -> Iterator[Place]:
+        for route in list(routes or ()):
+            endpoint = getattr_static_dict(route) or {}
+            for attribute in ("endpoint", "app"):
+                if isinstance(endpoint.get(attribute), (types.FunctionType, _CACHED)):
+                    yield from self.bound(endpoint[attribute], attribute, module, "global")
+            for dependency in getattr(endpoint.get("dependant"), "dependencies", ()):
+                yield from self._functions(getattr(dependency, "call", None), module)
+            nested = getattr(endpoint.get("app"), "routes", ())
+            yield from self._routes(nested, module)
+
+    def _middleware(self, link: Any) -> Iterator[Place]:
+        while link is not None and not isinstance(link, types.MethodType):
+            kind = type(link)
+            if self._roots.is_own_class(kind) and self._first(link):
+                for attribute, item in list((getattr_static_dict(link) or {}).items()):
+                    if attribute not in {"app", "wsgi_app", "application"}:
+                        yield from self.bound(
+                            item, f"{kind.__qualname__}.{attribute}", kind.__module__, "global"
+                        )
+            attributes = getattr_static_dict(link) or {}
+            link = (
+                attributes.get("app") or attributes.get("wsgi_app") or attributes.get("application")
+            )
+
+
+def _framework_base(value: Any) -> type | None:
+    """The framework's own class of an application object: Flask, Quart, Starlette, FastAPI."""
+    for base in type(value).__mro__:
+        if base.__module__ in _APPLICATIONS and base.__name__ in _APPLICATIONS[base.__module__]:
+            return base
+    return None
+
+
+_APPLICATIONS = {
+    "flask.app": {"Flask"},
+    "quart.app": {"Quart"},
+    "starlette.applications": {"Starlette"},
+    "fastapi.applications": {"FastAPI"},
+}
+
+
+def _is_flask(kind: type) -> bool:
+    return kind.__name__ in {"Flask", "Quart"}
+
+
+def _imported_names(module: types.ModuleType) -> frozenset[str]:
+    """The names that a module's source binds by import statements."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return frozenset()
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    return frozenset(
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    )

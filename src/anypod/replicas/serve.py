@@ -1,0 +1,134 @@
+"""Serve one application in this process until it is told to stop.
+
+WSGI by waitress, ASGI by uvicorn: servers that people deploy, in pure Python, so that the guard sees
+what they do. The listening socket exists before the server does, on a port that the system chose.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+__all__ = ["StartupFailed", "listen", "prepare", "serve"]
+
+_BACKLOG = 128
+_THREADS = 8
+
+Ready = Callable[[], None]
+
+
+class StartupFailed(Exception):
+    """The application's lifespan refused to start; the message is its own traceback."""
+
+
+def prepare(kind: str) -> None:
+    """Import the server, in the parent: replicas that are forked later have it at once."""
+    if kind == "asgi":
+        import uvicorn.lifespan.on
+        import uvicorn.protocols.http.auto  # noqa: F401  # loaded for its effect
+    else:
+        import waitress.server  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  # loaded
+
+
+def listen() -> socket.socket:
+    """A listening socket on loopback, on a free port."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def serve(application: Any, kind: str, listening: socket.socket, ready: Ready) -> None:
+    """Serve until SIGTERM; requests in flight are finished first.
+
+    Args:
+        application: the WSGI or ASGI application.
+        kind: "wsgi" or "asgi".
+        listening: a bound socket.
+        ready: called once, when requests will be answered.
+
+    Raises:
+        StartupFailed: the application's lifespan did not start.
+    """
+    if kind == "asgi":
+        _serve_asgi(application, listening, ready)
+    else:
+        _serve_wsgi(application, listening, ready)
+
+
+def _serve_wsgi(application: Any, listening: socket.socket, ready: Ready) -> None:
+    from waitress.server import (  # type: ignore[import-untyped,unused-ignore]
+        create_server,
+    )
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # waitress ends on SystemExit by letting its workers finish.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = create_server(application, sockets=[listening], threads=_THREADS)
+    ready()
+    server.run()
+
+
+def _serve_asgi(application: Any, listening: socket.socket, ready: Ready) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready()
+
+    lifespan = _Lifespan(application)
+    # The plain asyncio loop, because uvloop connects behind the guard's back.
+    config = uvicorn.Config(
+        lifespan, loop="asyncio", log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
+    try:
+        Server(config).run(sockets=[listening])
+    except SystemExit:
+        if lifespan.failure is None:
+            raise
+    if lifespan.failure is not None:
+        raise StartupFailed(lifespan.failure)
+
+
+Message = MutableMapping[str, Any]
+
+
+class _Lifespan:
+    """Keeps what a failing lifespan says, which the server would only log."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self.failure: str | None = None
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "lifespan":
+            await self._application(scope, receive, send)
+            return
+        began = False
+
+        async def told(message: Message) -> None:
+            nonlocal began
+            began = True
+            if message["type"] == "lifespan.startup.failed":
+                self.failure = str(message.get("message") or "lifespan.startup.failed")
+            await send(message)
+
+        try:
+            await self._application(scope, receive, told)
+        except Exception:
+            # An application without a lifespan raises here, and the server goes on without one.
+            if began and self.failure is None:
+                self.failure = traceback.format_exc()
+            raise
