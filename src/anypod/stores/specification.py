@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from msgspec import Struct, msgpack
+from msgspec import DecodeError, Struct, ValidationError, msgpack
 
 from anypod.commands import (
     Abandon,
@@ -49,6 +49,7 @@ from anypod.commands import (
 T = TypeVar("T")
 
 FORMAT: Final = 1  # of a stored record; a reader knows this version and the one before
+_MARK: Final = bytes([FORMAT])
 
 
 class ValueRecord(Struct, tag="v", array_like=True):
@@ -112,6 +113,32 @@ class CacheRecord(Struct, tag="k", array_like=True):
 Record: TypeAlias = (
     ValueRecord | CounterRecord | OnceRecord | ClaimRecord | DocumentRecord | CacheRecord
 )
+
+
+_encode: Final = msgpack.Encoder().encode
+_decoder: Final[msgpack.Decoder[Record]] = msgpack.Decoder(Record)
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as bytes: one byte of format version, then MessagePack."""
+    return _MARK + _encode(record)
+
+
+def decode_record(key: str, body: bytes) -> Record:
+    """The record that these bytes stand for.
+
+    Raises:
+        WrongRecord: a newer format, or not a record.
+    """
+    if body[:1] != _MARK:
+        raise WrongRecord(
+            f"the record at {key!r} has format {body[:1].hex() or 'none'}, this anypod reads "
+            f"{_MARK.hex()}: a newer version wrote it; upgrade this process"
+        )
+    try:
+        return _decoder.decode(memoryview(body)[1:])
+    except (DecodeError, ValidationError) as failure:
+        raise WrongRecord(f"the record at {key!r} cannot be read: {failure}") from failure
 
 
 class Table(Protocol):
