@@ -30,6 +30,7 @@ from flask import Flask, Request, Response, current_app, g, request, session
 from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 
 from anypod.errors import AnypodError, LeaseLost, SessionEnded, StoreError
 from anypod.primitives.idempotency import Attempt
@@ -146,9 +147,8 @@ class FlaskSession(SessionMixin):
         core = self._core
         if name == "_permanent" and value != self.get(name, False):
             self.lifetime_changed = True
-        core[name] = _values.dumps(
-            value
-        )  # refuses here, at the line to blame, what cannot be stored
+        # Refuses here, at the line to blame, what cannot be stored.
+        core[name] = _values.dumps(value)
         self._values[name] = value
         self.modified = True
 
@@ -420,7 +420,11 @@ def _handled(view: Callable[P, ResponseReturnValue], *args: P.args, **kwargs: P.
     try:
         answer = _called(view, *args, **kwargs)
     except Exception as failure:  # noqa: BLE001  # raised again unless the application handles it
-        answer = current_app.handle_user_exception(failure)
+        handled = current_app.handle_user_exception(failure)
+        # `abort(404)` without a handler: as a response, whose body is there, not as an application.
+        answer = (
+            handled.get_response(request.environ) if isinstance(handled, HTTPException) else handled
+        )
     return current_app.make_response(answer)
 
 

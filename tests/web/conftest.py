@@ -1,0 +1,17 @@
+"""States that several applications of one test share, as pods share a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anypod import State
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/anypod.db"
+    with State(url) as opened:
+        yield opened
