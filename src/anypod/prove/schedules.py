@@ -166,12 +166,10 @@ class Triples:
 
         Triples whose middle is a write come first, since a stale copy needs one.
         """
-        tries = 24 if self.steps <= 60 else 8
-        best = max(
-            (rng.getrandbits(self.steps) for _ in range(tries)), key=lambda bits: self.gain(bits)
-        )
+        tries, flips = (24, 16) if self.steps <= 60 else (6, 6) if self.steps <= 120 else (1, 0)
+        best = max((rng.getrandbits(self.steps) for _ in range(tries)), key=self.gain)
         score = self.gain(best)
-        for step in rng.sample(range(self.steps), min(self.steps, 16)):
+        for step in rng.sample(range(self.steps), min(self.steps, flips)):
             flipped = best ^ (1 << step)
             gained = self.gain(flipped)
             if gained > score:

@@ -1,0 +1,197 @@
+"""`anypod prove`: reads the command line, runs the proof, ends with its exit code.
+
+0: no response differed. 1: some did. 2: it could not run, or was interrupted before it found anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from anypod.errors import AnypodError
+from anypod.prove.engine import Options, prove
+from anypod.prove.events import Event, Outcome, Verdict
+from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.workload import WorkloadError, load
+from anypod.replicas import Application, ReplicaError
+from anypod.report import jsonfile
+from anypod.report.console import ConsoleReport
+
+EXAMPLES = """\
+examples:
+  anypod prove shop:app --workload shop.http
+  anypod prove 'shop:create_app()' --workload shop.http --replicas 2 --budget 30s
+  anypod prove shop:app --workload shop.http --replicas 1      only what moves with the pod
+  anypod prove shop:app --workload shop.http --schedule retry --strict-retry
+  anypod prove shop:app --workload shop.http --shared uploads  uploads/ is a volume
+  anypod prove shop:app --workload shop.http --json verdict.json --quiet
+
+exit codes: 0 no response differed, 1 some did, 2 could not run"""
+
+UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """Seconds from `500ms`, `30s`, `5m`, `1h` or a bare number of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a duration: write 500ms, 30s, 5m or 1h, greater than 0"
+        )
+    return float(match[1]) * UNITS[match[2]]
+
+
+def replicas(text: str) -> int:
+    """A number of replicas, 1 to 16."""
+    if not text.isdecimal() or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas from 1 to 16")
+    return int(text)
+
+
+def schedule(text: str) -> Kind:
+    """One of the schedules, words joined by a space or a hyphen."""
+    wanted = text.strip().lower().replace("-", " ")
+    for kind in TRIED:
+        if wanted == str(kind):
+            return kind
+    names = ", ".join(str(kind).replace(" ", "-") for kind in TRIED)
+    raise argparse.ArgumentTypeError(f"there is no schedule {text!r}; there are {names}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="anypod prove",
+        description="Runs the real service as replicas, routes, repeats and kills, and shows which "
+        "request got another answer than from one replica that never dies.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("app", metavar="APP", help="module:app or 'module:factory()', WSGI or ASGI")
+    made.add_argument(
+        "--workload", metavar="FILE", type=Path, required=True, help="requests in .http format"
+    )
+    made.add_argument(
+        "--replicas", metavar="N", type=replicas, default=3, help="how many pods (default 3)"
+    )
+    made.add_argument(
+        "--budget",
+        metavar="TIME",
+        type=duration,
+        default=60.0,
+        help="no new schedule after this long (default 60s)",
+    )
+    made.add_argument("--json", metavar="FILE", type=Path, help="also write the verdict there")
+    made.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of the choice among equal routings"
+    )
+    made.add_argument(
+        "--shared",
+        metavar="PATH",
+        type=Path,
+        action="append",
+        default=[],
+        help="a path in the project that is a volume, not a pod's own disk; may be repeated",
+    )
+    made.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="a host besides this machine that the service may reach; may be repeated",
+    )
+    made.add_argument(
+        "--strict-retry",
+        action="store_true",
+        help="a POST that takes effect twice when delivered twice is a difference",
+    )
+    made.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=duration,
+        default=10.0,
+        help="for one request (default 10s)",
+    )
+    made.add_argument(
+        "--start-timeout",
+        metavar="TIME",
+        type=duration,
+        default=30.0,
+        help="for one start (default 30s)",
+    )
+    made.add_argument(
+        "--schedule",
+        metavar="NAME",
+        type=schedule,
+        action="append",
+        default=[],
+        help="only this one: another-pod, stale-copy, retry, pod-moved; may be repeated",
+    )
+    made.add_argument("--quiet", action="store_true", help="only the differences and the verdict")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `anypod prove` and return its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    try:
+        workload = load(arguments.workload)
+    except (WorkloadError, AnypodError) as wrong:
+        return _refused(str(wrong), arguments.json)
+    options = Options(
+        replicas=arguments.replicas,
+        budget=arguments.budget,
+        seed=arguments.seed,
+        shared=tuple(arguments.shared),
+        allow_hosts=frozenset(arguments.allow_host),
+        strict_retry=arguments.strict_retry,
+        timeout=arguments.timeout,
+        start_timeout=arguments.start_timeout,
+        schedules=frozenset(arguments.schedule) or frozenset(TRIED),
+    )
+    report = ConsoleReport(quiet=arguments.quiet)
+
+    def listen(event: Event) -> None:
+        report(event)
+
+    # A polite end of the tool is an end with a partial report, as with Ctrl-C.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        application = Application(arguments.app, Path.cwd(), dict(os.environ))
+        verdict = prove(application, workload, options, listen)
+    except ReplicaError as wrong:
+        return _refused(str(wrong), arguments.json)
+    finally:
+        report.close()
+        signal.signal(signal.SIGTERM, before)
+    return _written(verdict, arguments.json)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler
+    raise KeyboardInterrupt
+
+
+def _refused(reason: str, json: Path | None) -> int:
+    print(f"anypod prove: {reason}", file=sys.stderr)
+    verdict = Verdict(Outcome.COULD_NOT_RUN, claim="nothing was compared", reason=reason)
+    return _written(verdict, json)
+
+
+def _written(verdict: Verdict, path: Path | None) -> int:
+    if path is None:
+        return verdict.exit_code
+    try:
+        jsonfile.write(verdict, path)
+    except OSError as failed:
+        print(f"anypod prove: cannot write {path}: {failed.strerror or failed}", file=sys.stderr)
+        return 2
+    return verdict.exit_code

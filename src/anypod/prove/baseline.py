@@ -1,0 +1,149 @@
+"""What one replica answers, and how much of it means nothing.
+
+The workload runs three times on one replica that never dies: A and A′ under the same process
+identity, at least 1.1 s apart so that clocks show, and B under another (hash seed, host name, import).
+What differs between A and A′ is noise; what is the same in both and differs in B depends on the
+process. A workload whose answers on one replica are errors or missing cannot be judged, and says so.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from anypod.prove.compare import Difference, Noise, ResetIncomplete
+from anypod.prove.model import Exchange, NoResponse, Response, Trace
+from anypod.prove.player import Clock, Played, play
+from anypod.prove.schedules import SAFE_METHODS, Kind, Schedule, one_replica
+from anypod.prove.workload import Workload
+from anypod.replicas import World
+
+APART = 1.1
+
+
+class CannotRun(Exception):
+    """There is nothing to judge, or it would not be safe to go on; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The expected answers.
+
+    Attributes:
+        trace: of run A.
+        other: of run B, under another process identity.
+        noise: what to rename, and what depends on the process.
+        writers: steps that change something.
+        seconds_per_request: as measured.
+        failing: steps that answer with a 5xx on one replica too.
+        escapes: writes outside the copies and hosts reached for.
+    """
+
+    trace: Trace
+    other: Trace
+    noise: Noise
+    writers: frozenset[int]
+    seconds_per_request: float
+    failing: tuple[int, ...]
+    escapes: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple[Difference, ...]:
+        """Differences that depend on the process identity alone."""
+        return tuple(self.noise.identity)
+
+
+def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> Baseline:
+    """Play the workload three times on one replica each.
+
+    Raises:
+        CannotRun: an answer is missing, all are errors, or the runs differ in structure.
+        Stopped: the clock said so.
+        StartFailed: the application does not start.
+    """
+    steps = range(len(workload.steps))
+
+    def alone(slot: int) -> Played:
+        schedule = Schedule(Kind.IDENTITY, "one replica", one_replica(steps, slot=slot))
+        played = play(world, workload, schedule, timeout=timeout, clock=clock)
+        _answered(workload, played)
+        return played
+
+    started = time.monotonic()
+    first = alone(0)
+    ended = time.monotonic()
+    other = alone(1)
+    # A′ steps may be a little faster than A's, so the distance is from A's last step to A′'s first.
+    time.sleep(max(0.0, ended + APART - time.monotonic()))
+    second = alone(0)
+    failing = tuple(
+        e.step.index
+        for e in first.trace.exchanges
+        if isinstance(e.response, Response) and e.response.status >= 500
+    )
+    if len(failing) == len(workload.steps):
+        raise CannotRun(
+            f"every request of {workload.path.name} was answered with an error "
+            f"({_status(first.trace.exchanges[0])} for {first.trace.exchanges[0].step.label}) by one "
+            "replica alone, so no difference would mean anything; see what the application logs, "
+            "and whether it needs a service or a setting that is not there"
+        )
+    try:
+        noise = Noise.learn(first.trace, second.trace, other.trace)
+    except ResetIncomplete as incomplete:
+        raise CannotRun(_reset_incomplete(workload, incomplete)) from incomplete
+    return Baseline(
+        trace=first.trace,
+        other=other.trace,
+        noise=noise,
+        writers=_writers(first, other, second),
+        seconds_per_request=(ended - started) / max(1, len(workload.steps)),
+        failing=failing,
+        escapes=tuple(dict.fromkeys((*first.escapes, *other.escapes, *second.escapes))),
+    )
+
+
+def _writers(*runs: Played) -> frozenset[int]:
+    """Steps that change something: by their method, or because process-local state changed."""
+    return frozenset(
+        e.step.index
+        for played in runs
+        for e in played.trace.exchanges
+        if e.changes or e.step.method not in SAFE_METHODS
+    )
+
+
+def _answered(workload: Workload, played: Played) -> None:
+    """Every step was sent and answered."""
+    for exchange in played.trace.exchanges:
+        if isinstance(exchange.response, NoResponse):
+            step = exchange.step
+            log = f"\n{played.died[0]}" if played.died else ""
+            raise CannotRun(
+                f"{workload.path.name}:{step.line}: {step.label}: one replica alone gave no answer: "
+                f"{exchange.response.reason}; look at the request, or allow more time with "
+                f"--timeout{log}"
+            )
+    for step_index, reason in sorted(played.skipped.items()):
+        step = workload.steps[step_index]
+        raise CannotRun(
+            f"{workload.path.name}:{step.line}: {step.label} cannot be sent, on one replica alone: "
+            f"{reason}"
+        )
+
+
+def _status(exchange: Exchange) -> int:
+    return exchange.response.status if isinstance(exchange.response, Response) else 0
+
+
+def _reset_incomplete(workload: Workload, incomplete: ResetIncomplete) -> str:
+    step = workload.steps[incomplete.difference.step_index]
+    difference = incomplete.difference
+    return (
+        f"reset incomplete: {workload.path.name}:{step.line}: {step.label}: the same run on one fresh "
+        f"replica answered differently the second time, at {difference.where}: first "
+        f"{difference.expected}, then {difference.got}. Something outlives a run: a database or a "
+        "service outside the project that anypod does not reset. Point DATABASE_URL at a fresh one, "
+        "leave it unset for a private SQLite file, or write the workload so that it creates what it "
+        "reads"
+    )

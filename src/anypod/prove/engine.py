@@ -1,0 +1,446 @@
+"""A proof from start to verdict: baselines, plan, runs in parallel, explanations, the small claim.
+
+`prove` is the whole of it. It emits events and returns the verdict that the last one carries; what
+is wrong with the application or the workload is a verdict too ("could not run"), not an exception.
+The calling thread takes every decision; worlds only play and compare.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anypod.prove import plan as plans
+from anypod.prove import verdict as verdicts
+from anypod.prove.baseline import Baseline, CannotRun, take
+from anypod.prove.events import (
+    Divergence,
+    Event,
+    Finished,
+    Found,
+    FoundStale,
+    Listener,
+    NotRetrySafe,
+    Opened,
+    Outcome,
+    Planned,
+    Progress,
+    Stale,
+    Verdict,
+    Warned,
+    nobody,
+)
+from anypod.prove.explain import CONFIRMATIONS, Explanation, Suspect
+from anypod.prove.fleet import Deadline, Fleet, cores
+from anypod.prove.plan import Plan
+from anypod.prove.player import Stopped
+from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.trial import Explained, Identified, Ran, Repeated, Result, Retried, Trial
+from anypod.prove.verdict import Done
+from anypod.prove.workload import Workload, route
+from anypod.replicas import Application, ReplicaError, StartFailed, World
+
+ATTEMPTS = 3  # to explain one route under one kind of schedule
+GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
+REMOTE = "reached for "
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to prove.
+
+    Attributes:
+        replicas: how many pods.
+        budget: seconds after which no further schedule is played.
+        seed: of the choice among equally good routings.
+        shared: paths inside the project that are volumes, not a pod's disk.
+        allow_hosts: hosts besides this machine that the service may reach.
+        strict_retry: a write that cannot be repeated is a divergence whoever sends it.
+        timeout: seconds that one request may take.
+        start_timeout: seconds that one start may take.
+        schedules: what to try.
+    """
+
+    replicas: int = 3
+    budget: float = 60.0
+    seed: int = 0
+    shared: tuple[Path, ...] = ()
+    allow_hosts: frozenset[str] = frozenset()
+    strict_retry: bool = False
+    timeout: float = 10.0
+    start_timeout: float = 30.0
+    schedules: frozenset[Kind] = frozenset(TRIED)
+
+
+def prove(
+    application: Application,
+    workload: Workload,
+    options: Options | None = None,
+    listen: Listener = nobody,
+) -> Verdict:
+    """Play a workload against replicas of an application and say which answers differed.
+
+    Ctrl-C (KeyboardInterrupt) ends it with what was found so far, marked partial.
+
+    Args:
+        application: what to run.
+        workload: what to send.
+        options: how.
+        listen: hears every event; called in this thread.
+
+    Returns:
+        The verdict; also when it could not run.
+    """
+    proof = _Proof(application, workload, options or Options(), listen)
+    verdict = proof.verdict()
+    listen(Finished(verdict))
+    return verdict
+
+
+@dataclass(slots=True)
+class _Proof:
+    """What is known so far."""
+
+    application: Application
+    workload: Workload
+    options: Options
+    listen: Listener
+    began: float = field(default_factory=time.monotonic)
+    done: Done = field(default_factory=Done)
+    plan: Plan | None = None
+    baseline: Baseline | None = None
+    divergences: list[Divergence] = field(default_factory=list)
+    unconfirmed: list[Divergence] = field(default_factory=list)
+    stale: list[Stale] = field(default_factory=list)
+    not_retry_safe: list[NotRetrySafe] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    partial: bool = False
+    _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
+    _explained: set[tuple[Kind, str]] = field(default_factory=set)
+    _explaining: set[tuple[Kind, str]] = field(default_factory=set)
+    _postponed: dict[tuple[Kind, str], list[Suspect]] = field(default_factory=dict)
+
+    def verdict(self) -> Verdict:
+        """Run everything and conclude."""
+        self._emit(
+            Opened(
+                self.application.target,
+                str(self.workload.path),
+                len(self.workload.steps),
+                self.options.replicas,
+            )
+        )
+        fleet: Fleet[Result] = Fleet(self._open_world, self._size())
+        try:
+            try:
+                self._run(fleet)
+            except KeyboardInterrupt:
+                self.partial = True
+                self.left_out.insert(0, "what was left when it was interrupted")
+            finally:
+                self.done.starts = fleet.starts()
+                fleet.close()
+        except (CannotRun, ReplicaError) as reason:
+            return self._could_not_run(reason)
+        return self._conclude()
+
+    # --- the parts of a proof
+
+    def _run(self, fleet: Fleet[Result]) -> None:
+        runs = Deadline(self.options.budget)
+        world = fleet.first()
+        if not world.forks:
+            self._warn(f"each start is a new process and a new import: {world.forks_reason}")
+        try:
+            baseline = self.baseline = fleet.on_first(
+                lambda world: take(world, self.workload, timeout=self.options.timeout, clock=runs)
+            )
+        except Stopped:
+            raise CannotRun(
+                f"the budget of {self.options.budget:g} s was used up before the workload had run "
+                "three times on one replica; allow more with --budget"
+            ) from None
+        self._note_escapes(baseline.escapes)
+        for step in baseline.failing:
+            found = self.workload.steps[step]
+            self._warn(
+                f"line {found.line}: {found.label} is answered with an error (5xx) by one replica "
+                "too, so it shows nothing"
+            )
+        plan = self.plan = self._plan(baseline, world, runs)
+        trial = Trial(
+            self.workload,
+            baseline,
+            self.options.timeout,
+            runs,
+            Deadline(max(runs.left(), 0.0) + GRACE),
+            self.options.replicas,
+        )
+        try:
+            self._play(fleet, plan, trial)
+        except KeyboardInterrupt:
+            runs.interrupt()
+            trial.explanations.interrupt()
+            raise
+
+    def _plan(self, baseline: Baseline, world: World, runs: Deadline) -> Plan:
+        options = self.options
+        plan = plans.make(
+            self.workload,
+            writers=baseline.writers,
+            replicas=options.replicas,
+            kinds=options.schedules,
+            strict_retry=options.strict_retry,
+            seed=options.seed,
+            affordable=runs.left() * self._size(),
+            seconds_per_start=world.seconds_per_start,
+            seconds_per_request=baseline.seconds_per_request,
+        )
+        self.left_out += plan.unplanned
+        starts, requests = plan.starts(), plan.requests(len(self.workload.steps))
+        seconds = starts * world.seconds_per_start + requests * baseline.seconds_per_request
+        self._emit(
+            Planned(
+                {kind: plan.count(kind) for kind in TRIED if plan.count(kind)},
+                starts,
+                requests,
+                world.seconds_per_start,
+                seconds / self._size(),
+                self._size(),
+                world.forks,
+            )
+        )
+        return plan
+
+    def _play(self, fleet: Fleet[Result], plan: Plan, trial: Trial) -> None:
+        for run in plan.runs:
+            fleet.add(trial.run(run), urgency=run.urgency)
+        if plan.retried:
+            fleet.add(trial.retry(plan.retried, plan.modes), urgency=1)
+        for number, step in enumerate(plan.once):
+            fleet.add(trial.twice(step), urgency=3 + number)
+        if trial.baseline.identity:
+            fleet.add(trial.identity(), urgency=1)
+        for result in fleet.results():
+            match result:
+                case Ran():
+                    self._ran(fleet, trial, result)
+                case Explained():
+                    self._explained_one(fleet, trial, result)
+                case Retried():
+                    self._retried(plan, result)
+                case Repeated():
+                    self._repeated(result)
+                case Identified():
+                    for divergence in result.divergences:
+                        self._diverged(divergence)
+            self._progress(plan, result)
+
+    # --- what follows from a result
+
+    def _ran(self, fleet: Fleet[Result], trial: Trial, ran: Ran) -> None:
+        kind = ran.run.schedule.kind
+        if not ran.played:
+            self.done.unplayed[kind] += 1
+            self.partial = True
+            return
+        self.done.played[kind] += 1
+        self.done.requests += len(ran.run.schedule.deliveries)
+        self.done.triples += ran.run.triples
+        self._note_escapes(ran.escapes)
+        for suspect in ran.suspects:
+            self._suspect(fleet, trial, suspect)
+
+    def _suspect(self, fleet: Fleet[Result], trial: Trial, suspect: Suspect) -> None:
+        """Look into a suspect, unless its like is explained or being looked into."""
+        key = self._key(suspect)
+        if key in self._explained or self._attempts[key] >= ATTEMPTS:
+            return
+        if key in self._explaining:
+            waiting = self._postponed.setdefault(key, [])
+            if len(waiting) < ATTEMPTS:
+                waiting.append(suspect)
+            return
+        self._attempts[key] += 1
+        self._explaining.add(key)
+        fleet.add(trial.explain(suspect), urgency=-1)
+
+    def _explained_one(self, fleet: Fleet[Result], trial: Trial, result: Explained) -> None:
+        key = self._key(result.suspect)
+        self._explaining.discard(key)
+        if not result.finished:
+            self.partial = True
+            self.left_out.append(
+                f"explaining a difference at {key[1]} ({key[0]}): the time was used up"
+            )
+            return
+        if result.explanation is None:
+            for suspect in self._postponed.pop(key, []):
+                self._suspect(fleet, trial, suspect)
+            return
+        self._explained.add(key)
+        self._postponed.pop(key, None)
+        trial.known.setdefault(key[1], result.explanation.steps)
+        self._found(result.explanation)
+
+    def _retried(self, plan: Plan, result: Retried) -> None:
+        self.done.modes += result.modes
+        self.done.played[Kind.RETRY] += result.modes
+        self.done.requests += result.modes * (len(self.workload.steps) + len(plan.retried))
+        self._note_escapes(result.escapes)
+        if result.modes < len(plan.modes):
+            self.partial = True
+            self.done.unplayed[Kind.RETRY] += len(plan.modes) - result.modes
+        for explanation in result.explanations:
+            self._found(explanation)
+        if result.unexplained:
+            seen = ", ".join(dict.fromkeys(self._route(s.step) for s in result.unexplained))
+            self._warn(f"repeated requests changed {seen} once, but not when tried again")
+
+    def _repeated(self, result: Repeated) -> None:
+        if not result.played:
+            self.partial = True
+            self.done.unplayed[Kind.RETRY] += 1
+            return
+        self.done.played[Kind.RETRY] += 1
+        self.done.requests += len(self.workload.steps) + 1
+        if result.found is not None:
+            self.not_retry_safe.append(result.found)
+
+    def _found(self, explanation: Explanation) -> None:
+        match explanation.finding:
+            case Stale() as stale:
+                same = (stale.route, stale.cache, stale.seconds)
+                if all((s.route, s.cache, s.seconds) != same for s in self.stale):
+                    self.stale.append(stale)
+                    self._emit(FoundStale(stale))
+            case Divergence() as divergence:
+                self._diverged(divergence)
+
+    def _diverged(self, divergence: Divergence) -> None:
+        """Report a divergence, or add its schedule to the one that tells the same."""
+        if divergence.confirmed < CONFIRMATIONS:
+            self.unconfirmed.append(divergence)
+            self._warn(
+                f"{divergence.route} differed in {divergence.confirmed} of {CONFIRMATIONS} replays "
+                f"({divergence.schedule}): not counted"
+            )
+            return
+        for at, known in enumerate(self.divergences):
+            if verdicts.same(known, divergence):
+                if divergence.schedule not in (known.schedule, *known.also):
+                    also = (*known.also, divergence.schedule)
+                    self.divergences[at] = replace(known, also=also)
+                return
+        self.divergences.append(divergence)
+        self._emit(Found(divergence))
+
+    # --- small things
+
+    def _key(self, suspect: Suspect) -> tuple[Kind, str]:
+        return suspect.schedule.kind, self._route(suspect.step)
+
+    def _route(self, step: int) -> str:
+        return route(self.workload.steps[step])
+
+    def _note_escapes(self, escapes: tuple[str, ...]) -> None:
+        for escape in escapes:
+            if escape.startswith(REMOTE):
+                host = escape.removeprefix(REMOTE)
+                raise CannotRun(
+                    f"the service reached for {host}, which is not this machine; that was blocked, "
+                    "because a proof resets, retries and kills. Point it to a server on localhost, "
+                    f"or pass --allow-host {host} if it may be used"
+                )
+            self._warn(escape)
+
+    def _open_world(self) -> World:
+        world = World(
+            self.application,
+            slots=max(2, self.options.replicas),
+            start_timeout=self.options.start_timeout,
+            shared=self.options.shared,
+            allow_hosts=self.options.allow_hosts,
+        )
+        try:
+            world.prepare()
+        except BaseException:
+            world.close()
+            raise
+        return world
+
+    def _size(self) -> int:
+        return min(cores(), 4)
+
+    def _progress(self, plan: Plan, result: Result) -> None:
+        kind = "explaining" if isinstance(result, Explained) else "playing"
+        total = sum(plan.count(kind) for kind in TRIED)
+        done = sum(self.done.played.values()) + sum(self.done.unplayed.values())
+        self._emit(Progress(kind, done, total, len(self.divergences)))
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings[text] = None
+            self._emit(Warned(text))
+
+    def _emit(self, event: Event) -> None:
+        self.listen(event)
+
+    # --- the end
+
+    def _could_not_run(self, reason: Exception) -> Verdict:
+        text = str(reason)
+        if isinstance(reason, StartFailed):
+            parts = [text, reason.traceback.rstrip(), reason.log.rstrip()]
+            if reason.traceback and reason.log.rstrip().endswith(reason.traceback.rstrip()):
+                parts.pop()
+            text = "\n".join(part for part in parts if part)
+        return Verdict(
+            Outcome.COULD_NOT_RUN,
+            claim="nothing was compared",
+            reason=text,
+            warnings=tuple(self.warnings),
+            starts=self.done.starts,
+            seconds=time.monotonic() - self.began,
+        )
+
+    def _conclude(self) -> Verdict:
+        seconds = time.monotonic() - self.began
+        if self.plan is None or self.baseline is None:
+            return Verdict(
+                Outcome.COULD_NOT_RUN,
+                claim="nothing was compared",
+                reason="interrupted before the workload had run on one replica",
+                warnings=tuple(self.warnings),
+                starts=self.done.starts,
+                seconds=seconds,
+                partial=True,
+            )
+        coverage = verdicts.coverage(
+            self.workload, self.plan, self.done, failing=self.baseline.failing
+        )
+        divergences = tuple(self.divergences)
+        left_out = verdicts.not_tried(
+            self.plan,
+            self.done,
+            self.left_out,
+            kinds=self.options.schedules,
+            replicas=self.options.replicas,
+        )
+        return Verdict(
+            Outcome.DIFFERENT if divergences else Outcome.NO_DIFFERENCE,
+            claim=verdicts.claim(coverage, divergences, partial=self.partial),
+            coverage=coverage,
+            divergences=divergences,
+            unconfirmed=tuple(self.unconfirmed),
+            stale=tuple(self.stale),
+            not_retry_safe=tuple(self.not_retry_safe),
+            not_tried=left_out,
+            warnings=tuple(self.warnings),
+            starts=self.done.starts,
+            seconds=seconds,
+            partial=self.partial,
+        )

@@ -1,0 +1,360 @@
+"""From a suspicious answer to what a person can read: reduced, confirmed, and with its cause.
+
+A suspect is one differing step of one run. Its explanation is another run, of the few deliveries
+that still show the difference, beside the same few steps on one replica. A difference that appears
+only together with an earlier one is a consequence of that one and has no explanation of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+
+from anypod.prove import cause as causes
+from anypod.prove.compare import Difference
+from anypod.prove.events import Divergence, Stale, Told
+from anypod.prove.judge import Judge
+from anypod.prove.model import Exchange, NoResponse, Response, Trace
+from anypod.prove.player import Clock, Played, Stopped, play
+from anypod.prove.schedules import SAFE_METHODS, Kind, Schedule, one_replica
+from anypod.prove.shrink import Positions, reduce
+from anypod.prove.workload import Workload, route
+from anypod.replicas import World
+
+CONFIRMATIONS = 3
+MOST_PAIRS = 12
+BODY_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A differing step of one run.
+
+    Attributes:
+        schedule: that was played.
+        difference: of the step.
+        diverged: every step that differed in that run.
+        trace: what the run looked like.
+    """
+
+    schedule: Schedule
+    difference: Difference
+    diverged: frozenset[int]
+    trace: Trace
+
+    @property
+    def step(self) -> int:
+        """The index of the step that differed."""
+        return self.difference.step_index
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A reduced difference: what it is, which steps were repeated in it, which steps it needs."""
+
+    finding: Divergence | Stale
+    repeated: frozenset[int]
+    steps: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One reduced schedule beside its steps on one replica."""
+
+    expected: Trace
+    played: Played
+    difference: Difference | None
+
+
+@dataclass(slots=True)
+class Explainer:
+    """Explains suspects of one workload on one world.
+
+    `known` holds steps that explained a route before; they are guessed first.
+    """
+
+    world: World
+    workload: Workload
+    judge: Judge
+    timeout: float
+    clock: Clock
+    known: Mapping[str, frozenset[int]]
+    _oracles: dict[frozenset[int], Trace]
+
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        judge: Judge,
+        timeout: float,
+        clock: Clock,
+        known: Mapping[str, frozenset[int]],
+    ) -> Explainer:
+        """An explainer that has played nothing yet."""
+        return cls(world, judge.workload, judge, timeout, clock, known, {})
+
+    def explain(self, suspect: Suspect) -> Explanation | None:
+        """Reduce, confirm and name one suspect.
+
+        Returns:
+            The explanation; None when the step differs only as a consequence of another, or when
+            the difference did not come back.
+
+        Raises:
+            Stopped: the clock said so before it was reduced.
+        """
+        prefix, target = _until(suspect.schedule, suspect.step)
+        kept = reduce(
+            self._candidates(prefix, suspect),
+            lambda positions: self._shows(prefix, positions | {target}, suspect.step),
+            closure=lambda positions: self._closed(prefix, positions, target),
+            guesses=self._guesses(prefix, target, suspect),
+        )
+        if kept is None:
+            return None
+        return self._tell(prefix.keep(kept | {target}), suspect)
+
+    # --- reduction
+
+    def _candidates(self, prefix: Schedule, suspect: Suspect) -> list[int]:
+        """Positions before the target that did not differ themselves."""
+        needed = self.judge.producers(suspect.step)
+        return [
+            position
+            for position, delivery in enumerate(prefix.deliveries[:-1])
+            if delivery.step not in suspect.diverged or delivery.step in needed
+        ]
+
+    def _closed(self, prefix: Schedule, positions: Positions, target: int) -> Positions:
+        """With the producers of every value that is sent, and the first of every repeated delivery."""
+        first: dict[int, int] = {}
+        for position, delivery in enumerate(prefix.deliveries):
+            first.setdefault(delivery.step, position)
+        wanted = {prefix.deliveries[position].step for position in positions | {target}}
+        for step in list(wanted):
+            wanted |= self.judge.producers(step)
+        return (positions | {first[step] for step in wanted if step in first}) - {target}
+
+    def _shows(self, prefix: Schedule, positions: Positions, step: int) -> bool:
+        return self._pair(prefix.keep(positions), step, fresh=False).difference is not None
+
+    def _pair(
+        self, schedule: Schedule, step: int, *, fresh: bool, age: Mapping[int, float] | None = None
+    ) -> _Pair:
+        """Play a schedule and its oracle; a difference counts only if the step's is the only one."""
+        steps = frozenset(delivery.step for delivery in schedule.deliveries)
+        expected = None if fresh else self._oracles.get(steps)
+        if expected is None:
+            alone = Schedule(Kind.IDENTITY, "one replica", one_replica(sorted(steps)))
+            expected = self._play(alone).trace
+            self._oracles[steps] = expected
+        played = self._play(schedule, age)
+        found = self.judge.differences(expected, played)
+        only = found[0] if len(found) == 1 and found[0].step_index == step else None
+        return _Pair(expected, played, only)
+
+    def _play(self, schedule: Schedule, age: Mapping[int, float] | None = None) -> Played:
+        return play(
+            self.world,
+            self.workload,
+            schedule,
+            timeout=self.timeout,
+            clock=self.clock,
+            age=age,
+        )
+
+    def _guesses(self, prefix: Schedule, target: int, suspect: Suspect) -> Iterator[Positions]:
+        """Small subsets that a person would try, likeliest first."""
+        deliveries = prefix.deliveries
+        candidates = self._candidates(prefix, suspect)
+        known = self.known.get(self._route(suspect.step))
+        if known is not None:
+            yield frozenset(p for p in candidates if deliveries[p].step in known)
+        if prefix.kind is Kind.RETRY:
+            once = frozenset(p for p in candidates if not deliveries[p].duplicate)
+            doubled = sorted(
+                (p for p in candidates if deliveries[p].duplicate),
+                key=lambda p: (not self._related(deliveries[p].step, suspect.step), -p),
+            )
+            yield from (frozenset({p}) for p in doubled)
+            yield from (once | {p} for p in doubled)
+            return
+        changed = {
+            e.step.index: bool(e.changes) for e in suspect.trace.exchanges if not e.duplicate
+        }
+        writers = sorted(
+            (
+                p
+                for p in candidates
+                if changed.get(deliveries[p].step)
+                or self.workload.steps[deliveries[p].step].method not in SAFE_METHODS
+            ),
+            key=lambda p: (
+                not self._related(deliveries[p].step, suspect.step),
+                not changed.get(deliveries[p].step),
+                -p,
+            ),
+        )
+        related = [p for p in candidates if self._related(deliveries[p].step, suspect.step)]
+        if prefix.kind is not Kind.STALE_COPY:
+            yield from (frozenset({p}) for p in writers[:6])
+        else:
+            here = (deliveries[target].slot, deliveries[target].life)
+            reads = [
+                p
+                for p in related
+                if (deliveries[p].slot, deliveries[p].life) == here
+                and self._route(deliveries[p].step) == self._route(suspect.step)
+            ]
+            triples = (
+                frozenset({read, write})
+                for read in reversed(reads)
+                for write in writers
+                if write > read
+            )
+            yield from islice(triples, 4)
+        if related:
+            yield frozenset(related)
+        yield from (frozenset(pair) for pair in islice(combinations(writers, 2), MOST_PAIRS))
+
+    def _related(self, step: int, other: int) -> bool:
+        """Whether two steps speak of the same collection: the same first segment of the path."""
+        return self._segment(step) == self._segment(other)
+
+    def _segment(self, step: int) -> str:
+        return self._route(step).partition(" ")[2].strip("/").partition("/")[0]
+
+    def _route(self, step: int) -> str:
+        return route(self.workload.steps[step])
+
+    # --- telling
+
+    def _tell(self, schedule: Schedule, suspect: Suspect) -> Explanation | None:
+        confirmed = 0
+        shown: _Pair | None = None
+        for _ in range(CONFIRMATIONS):
+            pair = self._pair(schedule, suspect.step, fresh=True)
+            if pair.difference is not None:
+                confirmed += 1
+                shown = pair
+        if shown is None or shown.difference is None:
+            return None
+        repeated = frozenset(d.step for d in schedule.deliveries if d.duplicate)
+        steps = frozenset(d.step for d in schedule.deliveries)
+        finding = self._accepted(schedule, shown, suspect) or self._divergence(
+            schedule, shown, suspect, confirmed
+        )
+        return Explanation(finding, repeated, steps)
+
+    def _divergence(
+        self, schedule: Schedule, shown: _Pair, suspect: Suspect, confirmed: int
+    ) -> Divergence:
+        difference = shown.difference
+        assert difference is not None
+        kind = _kind(schedule)
+        exchanges = shown.played.trace.exchanges
+        seen_at = self._route(suspect.step)
+        twice = [d.step for d in schedule.deliveries if d.duplicate]
+        blamed = self._route(twice[-1]) if twice else seen_at
+        found = causes.find(kind, exchanges, difference.expected)
+        step = self.workload.steps[suspect.step]
+        hint = ""
+        if kind is Kind.RETRY:
+            hint = "a client that gets no answer sends it again: make it take effect once"
+        elif self.judge.is_declared_stale(shown.expected, shown.played.trace, suspect.step):
+            hint = (
+                "this is an answer from before; where that is acceptable for a while, "
+                f"say so: `# @stale 300s` before line {step.line}, or an anypod cache with a TTL"
+            )
+        return Divergence(
+            route=blamed,
+            seen_at=seen_at,
+            schedule=kind,
+            requests=told(exchanges, moves=schedule.moves),
+            where=difference.where,
+            expected=difference.expected,
+            got=difference.got,
+            cause=found,
+            confirmed=confirmed,
+            rule=causes.rule(kind, found, blamed),
+            hint=hint,
+        )
+
+    def _accepted(self, schedule: Schedule, shown: _Pair, suspect: Suspect) -> Stale | None:
+        """The same difference as accepted staleness, if a cache or the workload says so."""
+        difference = shown.difference
+        assert difference is not None
+        step = self.workload.steps[suspect.step]
+        exchanges = shown.played.trace.exchanges
+        requests = told(exchanges, moves=schedule.moves)
+        seen_at = self._route(suspect.step)
+
+        def stale(cache: str, seconds: float) -> Stale:
+            return Stale(
+                seen_at,
+                cache,
+                seconds,
+                _kind(schedule),
+                requests,
+                difference.where,
+                difference.expected,
+                difference.got,
+            )
+
+        if step.stale is not None and self.judge.is_declared_stale(
+            shown.expected, shown.played.trace, suspect.step
+        ):
+            return stale("", step.stale)
+        last = len(schedule.deliveries) - 1
+        for cache in sorted(shown.played.caches, key=lambda cache: cache.ttl):
+            aged = self._pair(schedule, suspect.step, fresh=False, age={last: cache.ttl})
+            if aged.difference is None and not self.judge.differences(aged.expected, aged.played):
+                return stale(cache.name, cache.ttl)
+        return None
+
+
+def _until(schedule: Schedule, step: int) -> tuple[Schedule, int]:
+    """The schedule up to the first delivery of a step, and that delivery's position."""
+    for position, delivery in enumerate(schedule.deliveries):
+        if delivery.step == step:
+            return replace(schedule, deliveries=schedule.deliveries[: position + 1]), position
+    raise ValueError(f"step {step} is not in the schedule {schedule.name!r}")
+
+
+def _kind(schedule: Schedule) -> Kind:
+    """What a reduced schedule shows: without an earlier visit to the reader's pod nothing is stale."""
+    if schedule.kind is not Kind.STALE_COPY:
+        return schedule.kind
+    *earlier, reader = schedule.deliveries
+    visited = any((d.slot, d.life) == (reader.slot, reader.life) for d in earlier)
+    return Kind.STALE_COPY if visited else Kind.ANOTHER_POD
+
+
+def told(exchanges: tuple[Exchange, ...], *, moves: bool) -> tuple[Told, ...]:
+    """Exchanges as a person is told of them."""
+    requests: list[Told] = []
+    for exchange in exchanges:
+        response = exchange.response
+        body = (exchange.request.body or b"").decode("utf-8", "replace")
+        body = " ".join(body.split())
+        previous = requests[-1].incarnation if requests else exchange.incarnation
+        requests.append(
+            Told(
+                pod=exchange.pod,
+                incarnation=exchange.incarnation,
+                method=exchange.request.method,
+                target=exchange.request.target,
+                body=body if len(body) <= BODY_SHOWN else f"{body[: BODY_SHOWN - 1]}…",
+                status=response.status if isinstance(response, Response) else None,
+                answer=response.reason if isinstance(response, NoResponse) else "",
+                duplicate=exchange.duplicate,
+                lost=exchange.lost,
+                moved=moves and exchange.incarnation != previous,
+                line=exchange.step.line,
+            )
+        )
+    return tuple(requests)
+
+
+__all__ = ["CONFIRMATIONS", "Explainer", "Explanation", "Stopped", "Suspect", "told"]

@@ -1,0 +1,156 @@
+"""Worlds in parallel: one thread per world, jobs handed to whichever is idle.
+
+All decisions are taken in the calling thread, between jobs; a job only plays and compares. So the
+engine needs no locks, and Ctrl-C always reaches a thread that is waiting, not one that is writing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Generic, TypeVar
+
+from anypod.prove.player import Clock
+from anypod.replicas import World
+
+T = TypeVar("T")
+Answer = TypeVar("Answer")
+Job = Callable[[World], T]
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class Deadline(Clock):
+    """Stops when the budget is used up or somebody interrupts."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._interrupted = threading.Event()
+
+    def interrupt(self) -> None:
+        """Stop now."""
+        self._interrupted.set()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was `interrupt` that stopped it."""
+        return self._interrupted.is_set()
+
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return time.monotonic() >= self._until
+
+    def stop(self) -> bool:
+        """Whether either has happened."""
+        return self._interrupted.is_set() or self.spent()
+
+    def left(self) -> float:
+        """Seconds of budget that remain."""
+        return max(0.0, self._until - time.monotonic())
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until interrupted."""
+        self._interrupted.wait(seconds)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A world and the one thread that may touch it."""
+
+    thread: ThreadPoolExecutor
+    world: Future[World]
+
+
+@dataclass(slots=True)
+class Fleet(Generic[T]):
+    """Some worlds of one application.
+
+    Args:
+        open_world: makes a world; called once per worker, in its thread.
+        size: how many.
+    """
+
+    open_world: Callable[[], World]
+    size: int
+    _workers: list[_Worker] = field(default_factory=list)
+    _waiting: list[tuple[int, int, Job[T]]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def first(self) -> World:
+        """The first world, opened now; the others open in the background.
+
+        Raises:
+            StartFailed: the application does not start.
+        """
+        for number in range(self.size):
+            thread = ThreadPoolExecutor(1, thread_name_prefix=f"world-{number + 1}")
+            self._workers.append(_Worker(thread, thread.submit(self.open_world)))
+        return self._workers[0].world.result()
+
+    def on_first(self, job: Callable[[World], Answer]) -> Answer:
+        """Run one job on the first world and wait for what it returns."""
+        worker = self._workers[0]
+        return worker.thread.submit(job, worker.world.result()).result()
+
+    def add(self, job: Job[T], *, urgency: int = 0) -> None:
+        """Queue a job; a lower urgency number runs earlier."""
+        heapq.heappush(self._waiting, (urgency, next(self._numbers), job))
+
+    def forget(self) -> int:
+        """Drop what has not begun; how many that were."""
+        dropped = len(self._waiting)
+        self._waiting.clear()
+        return dropped
+
+    def results(self) -> Iterator[T]:
+        """What the jobs return, as they finish; jobs may be added meanwhile."""
+        running: dict[Future[T], _Worker] = {}
+        while self._waiting or running:
+            for worker in self._workers:
+                if self._waiting and worker not in running.values():
+                    job = heapq.heappop(self._waiting)[2]
+                    running[worker.thread.submit(_run, job, worker.world)] = worker
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                yield future.result()
+
+    def starts(self) -> int:
+        """Processes started so far, in all worlds."""
+        return sum(world.starts for world in self._opened())
+
+    def close(self) -> None:
+        """End every replica, also under a request that is still waiting for its answer."""
+        for worker in self._workers:
+            worker.thread.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            if worker.world.cancelled():
+                continue
+            if worker.world.exception() is None:
+                worker.world.result().close()
+        for worker in self._workers:
+            worker.thread.shutdown(wait=True)
+
+    def _opened(self) -> list[World]:
+        return [
+            worker.world.result()
+            for worker in self._workers
+            if worker.world.done()
+            and not worker.world.cancelled()
+            and worker.world.exception() is None
+        ]
+
+
+def _run(job: Job[T], world: Future[World]) -> T:
+    return job(world.result())

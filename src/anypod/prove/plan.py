@@ -1,0 +1,183 @@
+"""The plan of a proof: which schedules will be played, how many starts that takes, what is left out.
+
+It is made when the baselines are known, since they say which steps write and how long a request takes,
+and printed before anything of it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from anypod.prove.model import Step
+from anypod.prove.schedules import (
+    SAFE_METHODS,
+    Kind,
+    Retry,
+    Schedule,
+    another_pod,
+    pod_moved,
+    stale_copy,
+)
+from anypod.prove.workload import Workload, route
+
+REPEATED_METHODS = frozenset({"PUT", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A schedule to play, and how many new triples it covers."""
+
+    schedule: Schedule
+    triples: int = 0
+    urgency: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be tried.
+
+    Attributes:
+        runs: schedules to play, each once.
+        retried: steps that clients may repeat.
+        modes: how they come to be repeated.
+        once: other writes, the first step of each route: repeated to be told about, not to be judged.
+        unobservable: routes of `retried` whose effect no later request reads.
+        triples: stale-copy patterns that exist.
+        unplanned: what was left out because the budget could not hold it.
+    """
+
+    runs: tuple[Run, ...]
+    retried: tuple[int, ...]
+    modes: tuple[Retry, ...]
+    once: tuple[int, ...]
+    unobservable: tuple[str, ...]
+    triples: int
+    unplanned: tuple[str, ...]
+
+    def count(self, kind: Kind) -> int:
+        """How many schedules of a kind there are."""
+        if kind is Kind.RETRY:
+            return (len(self.modes) if self.retried else 0) + len(self.once)
+        return sum(run.schedule.kind is kind for run in self.runs)
+
+    def starts(self) -> int:
+        """How many processes the plan needs."""
+        again = len(self.modes) * 2 if self.retried else 0
+        return sum(run.schedule.starts for run in self.runs) + again + len(self.once)
+
+    def requests(self, steps: int) -> int:
+        """How many requests the plan sends."""
+        again = len(self.modes) * (steps + len(self.retried)) if self.retried else 0
+        single = sum(len(run.schedule.deliveries) for run in self.runs)
+        return single + again + len(self.once) * (steps + 1)
+
+
+def make(
+    workload: Workload,
+    *,
+    writers: frozenset[int],
+    replicas: int,
+    kinds: frozenset[Kind],
+    strict_retry: bool,
+    seed: int,
+    affordable: float,
+    seconds_per_start: float,
+    seconds_per_request: float,
+) -> Plan:
+    """Plan the schedules of a workload.
+
+    Args:
+        workload: whose steps are sent.
+        writers: steps that change something.
+        replicas: how many pods; with one only "retry" and "pod moved" make sense.
+        kinds: what to try.
+        strict_retry: judge every write by its retry.
+        seed: of the choice among equally good routings.
+        affordable: seconds of work, over all cores, that the budget holds.
+        seconds_per_start: of one replica.
+        seconds_per_request: of one request.
+    """
+    steps = len(workload.steps)
+
+    def cost(schedule: Schedule) -> float:
+        return schedule.starts * seconds_per_start + len(schedule.deliveries) * seconds_per_request
+
+    retried = tuple(
+        step.index
+        for step in workload.steps
+        if may_be_retried(step) or (strict_retry and step.method not in SAFE_METHODS)
+    )
+    seen: set[str] = {route(workload.steps[index]) for index in retried}
+    once: list[int] = []
+    for step in workload.steps:
+        if step.method not in SAFE_METHODS and route(step) not in seen:
+            seen.add(route(step))
+            once.append(step.index)
+    last_read = max((s.index for s in workload.steps if s.method in {"GET", "HEAD"}), default=-1)
+    unobservable = tuple(
+        dict.fromkeys(route(workload.steps[index]) for index in retried if index > last_read)
+    )
+    modes = tuple(Retry) if replicas > 1 else (Retry.SAME, Retry.LOST)
+    runs: list[Run] = []
+    left = affordable
+    unplanned: list[str] = []
+    for kind, planned in _kinds(steps, writers, replicas, seed):
+        if kind not in kinds:
+            continue
+        number = 0
+        for number, run in enumerate(planned, start=1):
+            if left < 0 and number > 1:
+                unplanned.append(f"more {kind} schedules: the budget does not hold them")
+                break
+            left -= cost(run.schedule)
+            runs.append(run)
+    retrying = Kind.RETRY in kinds
+    return Plan(
+        runs=tuple(runs),
+        retried=retried if retrying else (),
+        modes=modes,
+        once=tuple(once) if retrying else (),
+        unobservable=unobservable if retrying else (),
+        triples=steps * (steps - 1) * (steps - 2) // 6 if replicas > 1 else 0,
+        unplanned=tuple(unplanned),
+    )
+
+
+def may_be_retried(step: Step) -> bool:
+    """Whether clients and proxies may send a step again: by its method, its key, or its mark."""
+    return (
+        step.retry
+        or step.method in REPEATED_METHODS
+        or any(name.lower() == "idempotency-key" for name, _ in step.headers)
+    )
+
+
+def _kinds(
+    steps: int, writers: frozenset[int], replicas: int, seed: int
+) -> Iterator[tuple[Kind, Iterator[Run]]]:
+    """Each kind with its schedules; the urgency interleaves them, so that a short budget tries all."""
+    if replicas > 1:
+        yield Kind.ANOTHER_POD, _fresh(steps, replicas)
+    yield Kind.POD_MOVED, _moved(steps, writers, everywhere=replicas == 1)
+    if replicas > 1:
+        yield (
+            Kind.STALE_COPY,
+            (
+                Run(schedule, gained, urgency=2 + number)
+                for number, (schedule, gained) in enumerate(
+                    stale_copy(steps, replicas, writers=writers, seed=seed)
+                )
+            ),
+        )
+
+
+def _fresh(steps: int, replicas: int) -> Iterator[Run]:
+    """The first covers every pair; the others part the pairs by import too and can wait."""
+    for number, schedule in enumerate(another_pod(steps, replicas)):
+        yield Run(schedule, urgency=0 if number == 0 else 20 + 20 * number)
+
+
+def _moved(steps: int, writers: frozenset[int], *, everywhere: bool) -> Iterator[Run]:
+    for number, schedule in enumerate(pod_moved(steps, writers, everywhere=everywhere)):
+        yield Run(schedule, urgency=2 + number)

@@ -1,0 +1,250 @@
+"""Plays a schedule: sends its deliveries, one at a time, to the replicas of one world.
+
+Every run begins with a world as it was right after import. Replicas start when a delivery first needs
+them. Each client has a cookie jar of its own, lives through the whole run, and takes exactly one
+answer per step: of a request delivered twice the first, unless that was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anypod.prove.client import Client
+from anypod.prove.model import Exchange, NoResponse, Request, Response, Trace
+from anypod.prove.schedules import Delivery, Schedule
+from anypod.prove.workload import MissingValue, Workload, render
+from anypod.replicas import Change, Replica, World
+
+QUIET_POLLS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A cache with a time to live that the reading replica holds."""
+
+    name: str
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One run of a schedule.
+
+    Attributes:
+        trace: every exchange, duplicates included.
+        skipped: steps that could not be sent, because a value they need was not answered, and why.
+        caches: anypod's local caches on the replica that answered the last delivery.
+        escapes: writes outside the copies and hosts reached for.
+        died: pods whose process ended by itself, with the end of its log.
+    """
+
+    trace: Trace
+    skipped: Mapping[int, str]
+    caches: tuple[Cache, ...] = ()
+    escapes: tuple[str, ...] = ()
+    died: tuple[str, ...] = ()
+
+
+class Stopped(Exception):
+    """The proof was interrupted, or its budget ended, between two requests."""
+
+
+class Clock:
+    """When to stop: asked between requests, never during one."""
+
+    def stop(self) -> bool:
+        """Whether no further request should be sent."""
+        return False
+
+
+@dataclass(slots=True)
+class _Stage:
+    """The replicas of one run, by the life that its deliveries name."""
+
+    world: World
+    moves: bool
+    alive: dict[int, tuple[int, Replica]] = field(default_factory=dict)
+    numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+    escapes: dict[str, None] = field(default_factory=dict)
+    died: list[str] = field(default_factory=list)
+    doubted: set[int] = field(default_factory=set)
+
+    def replica(self, slot: int, life: int) -> Replica:
+        """The process for this slot and life, started if it is not there."""
+        current = self.alive.get(slot)
+        if current is not None and current[0] == life:
+            if slot not in self.doubted or current[1].alive():
+                return current[1]
+            self._note_death(slot, life, current[1])
+        elif self.moves and self.alive:
+            for other, (_, replica) in list(self.alive.items()):
+                self._note_escapes(replica)
+                replica.kill()
+                del self.alive[other]
+        elif current is not None:
+            self._note_escapes(current[1])
+        self.numbers.setdefault((slot, life), len(self.numbers) + 1)
+        self.doubted.discard(slot)
+        started = self.world.start(slot)
+        self.alive[slot] = (life, started)
+        return started
+
+    def number(self, slot: int, life: int) -> tuple[int, int]:
+        """Pod and incarnation as people count them."""
+        number = self.numbers[slot, life]
+        return (1, number) if self.moves else (number, 1)
+
+    def _note_escapes(self, replica: Replica) -> None:
+        for escape in replica.escapes():
+            self.escapes.setdefault(escape)
+
+    def _note_death(self, slot: int, life: int, replica: Replica) -> None:
+        tail = "\n".join(replica.log.strip().splitlines()[-5:])
+        self.died.append(f"pod {self.numbers[slot, life]} ended by itself:\n{tail}")
+
+    def finish(self) -> None:
+        for slot, (life, replica) in self.alive.items():
+            self._note_escapes(replica)
+            if slot in self.doubted and not replica.alive():
+                self._note_death(slot, life, replica)
+
+
+def play(
+    world: World,
+    workload: Workload,
+    schedule: Schedule,
+    *,
+    timeout: float,
+    clock: Clock | None = None,
+    age: Mapping[int, float] | None = None,
+) -> Played:
+    """Send a schedule to a world that is reset first.
+
+    Args:
+        world: whose slots the deliveries name.
+        workload: whose steps the deliveries name.
+        schedule: what to send where.
+        timeout: seconds that one request may take.
+        clock: asked between requests whether to stop.
+        age: seconds by which to move the clocks of the local caches of a delivery's replica right
+            before it, by position.
+
+    Raises:
+        Stopped: the clock said so.
+        StartFailed: a replica did not start.
+    """
+    world.reset()
+    stage = _Stage(world, schedule.moves)
+    clients: dict[str, Client] = {}
+    originals: dict[int, tuple[Request, Client]] = {}
+    responses: dict[str, Response] = {}
+    exchanges: list[Exchange] = []
+    skipped: dict[int, str] = {}
+    last: Replica | None = None
+    twice = {delivery.step for delivery in schedule.deliveries if delivery.duplicate}
+    for position, delivery in enumerate(schedule.deliveries):
+        if clock is not None and clock.stop():
+            raise Stopped
+        step = workload.steps[delivery.step]
+        if delivery.step in skipped:
+            continue
+        client = clients.setdefault(step.client, Client())
+        if delivery.duplicate:
+            if delivery.step not in originals:
+                continue
+            request, sender = originals[delivery.step]
+        else:
+            try:
+                request, sender = render(step, workload, responses), client
+            except MissingValue as missing:
+                skipped[delivery.step] = str(missing)
+                continue
+            if delivery.step in twice:
+                originals[delivery.step] = (request, client.fork())
+        replica = last = stage.replica(delivery.slot, delivery.life)
+        if age and position in age:
+            replica.advance(age[position])
+        response = _deliver(delivery, request, sender, client, replica, timeout, exchanges)
+        if isinstance(response, NoResponse):
+            stage.doubted.add(delivery.slot)
+        takes = not delivery.lost and (not delivery.duplicate or _was_lost(delivery, exchanges))
+        if takes and step.name is not None:
+            if isinstance(response, Response):
+                responses[step.name] = response
+            else:
+                responses.pop(step.name, None)
+        pod, incarnation = stage.number(delivery.slot, delivery.life)
+        exchanges.append(
+            Exchange(
+                step,
+                pod,
+                incarnation,
+                request,
+                response,
+                changes=_settled(replica),
+                duplicate=delivery.duplicate,
+                lost=delivery.lost,
+            )
+        )
+    caches: tuple[Cache, ...] = ()
+    if last is not None:
+        caches = tuple(Cache(cache.name, cache.ttl) for cache in last.caches())
+    stage.finish()
+    return Played(Trace(tuple(exchanges)), skipped, caches, tuple(stage.escapes), tuple(stage.died))
+
+
+def _was_lost(delivery: Delivery, exchanges: Sequence[Exchange]) -> bool:
+    return any(e.lost and e.step.index == delivery.step for e in exchanges)
+
+
+def _deliver(
+    delivery: Delivery,
+    request: Request,
+    sender: Client,
+    client: Client,
+    replica: Replica,
+    timeout: float,
+    exchanges: Sequence[Exchange],
+) -> Response | NoResponse:
+    if delivery.lost:
+        return client.send_lost(request, replica.address, timeout=timeout)
+    if not delivery.duplicate:
+        return sender.send(request, replica.address, timeout=timeout)
+    if _was_lost(delivery, exchanges):
+        # Nothing was taken from the first answer, so the jar still is what it was.
+        return client.send(request, replica.address, timeout=timeout)
+    return sender.send(request, replica.address, timeout=timeout, store_cookies=False)
+
+
+def _settled(replica: Replica) -> tuple[Change, ...]:
+    """What the request changed, once nothing changes any more.
+
+    Work that a handler leaves behind shows in the next poll; what never comes to rest is cut off.
+    """
+    changes: list[Change] = []
+    for _ in range(QUIET_POLLS):
+        more = replica.changes()
+        changes += more
+        if not more:
+            break
+    return _merged(changes)
+
+
+def _merged(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """One change per state: the first value before, the last one after."""
+    merged: dict[tuple[str, str, str], Change] = {}
+    for change in changes:
+        key = (change.kind, change.module, change.name)
+        earlier = merged.get(key)
+        if earlier is not None:
+            change = Change(  # noqa: PLW2901  # the merged change takes the later one's place
+                change.kind,
+                change.name,
+                change.module,
+                change.file,
+                earlier.before,
+                change.after,
+            )
+        merged[key] = change
+    return tuple(merged.values())

@@ -1,0 +1,106 @@
+"""What a proof may claim: counts of what was done, and a sentence no larger than they are.
+
+The claim never says "proven" or "safe". It names what was compared, and what was not tried.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from anypod.prove.events import Coverage, Divergence
+from anypod.prove.plan import Plan
+from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.workload import Workload, route
+
+NEVER_TRIED = (
+    "two requests at the same moment",
+    "a rolling deploy",
+    "requests that the workload does not make",
+)
+
+
+@dataclass(slots=True)
+class Done:
+    """What has been played so far."""
+
+    played: Counter[Kind] = field(default_factory=Counter)
+    unplayed: Counter[Kind] = field(default_factory=Counter)
+    requests: int = 0
+    triples: int = 0
+    modes: int = 0
+    starts: int = 0
+
+
+def same(known: Divergence, other: Divergence) -> bool:
+    """Whether two divergences tell the same: one route, one kind of evidence, one cause."""
+    if known.route != other.route:
+        return False
+    if Kind.RETRY in {known.schedule, other.schedule}:
+        return known.schedule is other.schedule
+    if known.cause is None or other.cause is None:
+        return known.where == other.where
+    return (known.cause.module, known.cause.name) == (other.cause.module, other.cause.name)
+
+
+def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[int]) -> Coverage:
+    """The numbers.
+
+    Args:
+        workload: that was played.
+        plan: that was made.
+        done: how much of it was played.
+        failing: steps that fail on one replica too, and so compare nothing.
+    """
+    steps = len(workload.steps)
+    pairs = steps * (steps - 1) // 2
+    routes = {route(step) for step in workload.steps}
+    compared = {route(s) for s in workload.steps if s.index not in failing}
+    planned = sum(plan.count(kind) for kind in TRIED)
+    modes = len(plan.modes) if plan.retried else 0
+    return Coverage(
+        requests=steps,
+        replayed=done.requests,
+        schedules=(sum(done.played.values()), planned),
+        routes=(len(compared), len(routes)),
+        pairs=(pairs if done.played[Kind.ANOTHER_POD] else 0, pairs),
+        triples=(done.triples, plan.triples),
+        retries=(done.modes * len(plan.retried), modes * len(plan.retried)),
+        moves=(done.played[Kind.POD_MOVED], plan.count(Kind.POD_MOVED)),
+    )
+
+
+def claim(numbers: Coverage, divergences: Sequence[Divergence], *, partial: bool) -> str:
+    """The sentence that a proof ends with."""
+    compared, routes = numbers.routes
+    start = (
+        f"{_count(numbers.requests, 'request')}, {_count(numbers.schedules[0], 'schedule')}, "
+        f"{compared} of {_count(routes, 'route')}"
+    )
+    if divergences:
+        blamed = len({divergence.route for divergence in divergences})
+        verb = "answers" if blamed == 1 else "answer"
+        return f"{start}: {_count(blamed, 'route')} {verb} unlike one replica that never dies."
+    ending = ", as far as it got" if partial else ""
+    return f"{start}: no response differed from one replica{ending}."
+
+
+def not_tried(
+    plan: Plan, done: Done, left_out: Sequence[str], *, kinds: frozenset[Kind], replicas: int
+) -> tuple[str, ...]:
+    """What the reader must not take for tried, the specific first."""
+    items = list(left_out)
+    for kind, missing in done.unplayed.items():
+        items.append(f"{missing} of {plan.count(kind)} {kind} schedules: the time was used up")
+    items += [f"retry of {item} not observable: no later read" for item in plan.unobservable]
+    for kind in TRIED:
+        if kind not in kinds:
+            items.append(f"{kind}: not asked for")
+        elif replicas == 1 and kind in {Kind.ANOTHER_POD, Kind.STALE_COPY}:
+            items.append(f"{kind}: there is one replica")
+    return (*dict.fromkeys(items), *NEVER_TRIED)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,281 @@
+"""A proof on the console: the plan, progress while it runs, each difference as a person would tell it.
+
+Reads well at 80 columns, without colour, and in a pipe: then there is no live progress, and nothing
+depends on colour. Text of the service (targets, values, logs) is never read as markup.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from anypod.prove import events
+from anypod.prove.events import Divergence, Outcome, Stale, Told, Verdict
+from anypod.prove.schedules import Kind
+
+LONGEST = 400
+SHARED_INSTEAD = {
+    "POD101": "state.counter(…) or state.map(…)",
+    "POD102": "state.cache(…), or a LocalCache with a TTL",
+    "POD103": "state.session(…)",
+    "POD104": "state.map(…)",
+    "POD105": "a database or a --shared volume",
+    "POD107": "state.idempotency(…), or a conditional UPDATE",
+    "POD109": "configuration that every pod shares",
+}
+
+
+class ConsoleReport:
+    """Listens to a proof and tells it.
+
+    Args:
+        console: where to.
+        quiet: only differences and the last line.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=False)
+        self._quiet = quiet
+        self._live: Progress | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        """Tell one event."""
+        match event:
+            case events.Opened():
+                self._opened(event)
+            case events.Planned():
+                self._planned(event)
+            case events.Progress():
+                self._progress(event)
+            case events.Found():
+                self._say(told_divergence(event.divergence))
+            case events.FoundStale():
+                if not self._quiet:
+                    self._say(told_stale(event.stale))
+            case events.Warned():
+                if not self._quiet:
+                    self._say(Text.assemble(("note  ", "yellow"), event.text))
+            case events.Finished():
+                self.close()
+                self._say(told_verdict(event.verdict, quiet=self._quiet))
+
+    def close(self) -> None:
+        """End the live progress, if there is any."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _opened(self, event: events.Opened) -> None:
+        if self._quiet:
+            return
+        self._say(
+            Text(
+                f"{event.application}: {_count(event.requests, 'request')} of "
+                f"{_short(event.workload)}, {_count(event.replicas, 'replica')}"
+            )
+        )
+
+    def _planned(self, event: events.Planned) -> None:
+        if self._quiet:
+            return
+        kinds = ", ".join(f"{number} × {kind}" for kind, number in event.schedules.items())
+        self._say(Text(f"plan: {kinds}"))
+        self._say(
+            Text(
+                f"      {_count(event.starts, 'start')} × {_duration(event.seconds_per_start)} and "
+                f"{_count(event.requests, 'request')} ≈ {_duration(event.seconds)} "
+                f"on {_count(event.cores, 'core')}"
+            )
+        )
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed:g}/{task.total:g} schedules"),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._live.add_task("playing", total=max(1, sum(event.schedules.values())))
+            self._live.start()
+
+    def _progress(self, event: events.Progress) -> None:
+        if self._live is None:
+            return
+        found = f", {_count(event.differences, 'difference')}" if event.differences else ""
+        self._live.update(
+            self._live.task_ids[0],
+            description=event.doing + found,
+            completed=event.done,
+            total=max(1, event.total),
+        )
+
+    def _say(self, text: Text) -> None:
+        console = self._live.console if self._live is not None else self._console
+        console.print(text, soft_wrap=not console.is_terminal)
+
+
+def told_divergence(divergence: Divergence) -> Text:
+    """A difference as a person would tell it."""
+    text = Text()
+    text.append("\nDIFFERS", "bold red")
+    also = "".join(f", {kind}" for kind in divergence.also)
+    text.append(f"  {divergence.route}", "bold")
+    text.append(f"   {divergence.schedule}{also}\n", "cyan")
+    if divergence.seen_at != divergence.route:
+        text.append(f"  seen at {divergence.seen_at}\n")
+    text.append_text(_requests(divergence.requests))
+    text.append_text(_sides(divergence.where, divergence.expected, divergence.got))
+    text.append(f"  {_why(divergence)}\n")
+    if divergence.rule is not None:
+        instead = SHARED_INSTEAD.get(divergence.rule)
+        text.append(f"  check rule {divergence.rule}", "dim")
+        text.append(f": replace by {instead}\n" if instead else "\n", "dim")
+    if divergence.hint and divergence.schedule is not Kind.RETRY:
+        text.append(f"  {divergence.hint}\n", "dim")
+    return text
+
+
+def told_stale(stale: Stale) -> Text:
+    """An accepted old answer."""
+    text = Text()
+    text.append("\nSTALE", "bold yellow")
+    text.append(f"    {stale.route}", "bold")
+    source = f"the cache {stale.cache!r}" if stale.cache else "the workload (# @stale)"
+    text.append(f"   stale ≤ {_duration(stale.seconds)}, declared by {source}\n", "cyan")
+    text.append_text(_requests(stale.requests))
+    text.append_text(_sides(stale.where, stale.expected, stale.got))
+    return text
+
+
+def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
+    """The end: what else to know, and the claim."""
+    text = Text()
+    if verdict.outcome is Outcome.COULD_NOT_RUN:
+        text.append("\nCOULD NOT RUN  ", "bold red")
+        text.append(verdict.reason + "\n")
+        return text
+    text.append("\n")
+    if not quiet:
+        for item in verdict.not_retry_safe:
+            text.append(f"not retry-safe: {item.route}", "yellow")
+            text.append(f" (a second delivery shows at {item.seen_at}, {item.where})\n")
+        for divergence in verdict.unconfirmed:
+            text.append(
+                f"unconfirmed: {divergence.route} ({divergence.schedule}), "
+                f"{divergence.confirmed} of 3 replays\n"
+            )
+        coverage = verdict.coverage
+        if coverage is not None:
+            parts = {
+                "write→read pairs": coverage.pairs,
+                "stale triples": coverage.triples,
+                "retries": coverage.retries,
+                "kill points": coverage.moves,
+            }
+            shown = [f"{name} {done}/{total}" for name, (done, total) in parts.items() if total]
+            text.append(f"covered: {', '.join(shown)}\n", "dim")
+        text.append(
+            f"{_count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n",
+            "dim",
+        )
+    if verdict.partial:
+        text.append("PARTIAL  ", "bold yellow")
+    text.append(verdict.claim, "bold red" if verdict.divergences else "bold green")
+    if verdict.stale:
+        routes = ", ".join(
+            f"{stale.route} stale ≤ {_duration(stale.seconds)}" for stale in verdict.stale
+        )
+        text.append(f" Accepted: {routes}.")
+    text.append(f"\nNot tried: {'; '.join(verdict.not_tried)}.\n")
+    return text
+
+
+def _requests(requests: tuple[Told, ...]) -> Text:
+    shown = [
+        f"{request.method} {request.target}" + (f" {request.body}" if request.body else "")
+        for request in requests
+    ]
+    longest = min(44, max(map(len, shown), default=0))
+    text = Text()
+    for number, (request, line) in enumerate(zip(requests, shown, strict=True), start=1):
+        if request.moved:
+            text.append(f"       pod {request.pod} is killed; it starts elsewhere, disk empty\n")
+        answer = str(request.status) if request.status is not None else request.answer
+        marks = ", ".join(
+            mark
+            for mark, on in (("delivered again", request.duplicate), ("answer lost", request.lost))
+            if on
+        )
+        text.append(f"  {number:>3}  {_cut(line, 44):<{longest}} → pod {request.pod}   {answer}")
+        text.append(f"  {marks}\n" if marks else "\n", "yellow")
+    return text
+
+
+def _sides(where: str, expected: str, got: str) -> Text:
+    text = Text()
+    place = where.removeprefix("body ")
+    text.append(f"       expected  {place}  ")
+    text.append(_cut(expected, LONGEST), "green")
+    text.append(f"\n       got       {place}  ")
+    text.append(_cut(got, LONGEST), "red")
+    text.append("\n")
+    return text
+
+
+def _why(divergence: Divergence) -> str:
+    cause = divergence.cause
+    if divergence.schedule is Kind.RETRY:
+        return f"{divergence.route} delivered twice takes effect twice"
+    if divergence.schedule is Kind.IDENTITY:
+        return "the answer depends on the process that gave it"
+    if cause is None:
+        return "no process-local state was seen to change; look at what the route keeps"
+    where = _short(cause.file)
+    place = f" ({where}:{cause.line})" if cause.line else f" ({where})" if cause.module else ""
+    noun = {
+        "global": "module global",
+        "cache": "lru_cache of",
+        "closure": "closure variable",
+        "default": "default argument",
+    }.get(cause.kind, cause.kind)
+    name = f"the {noun} {cause.name}{place}"
+    if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
+        return f"pod {cause.reader} answered from its own copy in {name}"
+    if divergence.schedule is Kind.POD_MOVED:
+        return f"{name} went with the pod"
+    return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
+
+
+def _short(path: str) -> str:
+    """A path as seen from here, when that is shorter."""
+    try:
+        relative = os.path.relpath(path, Path.cwd())
+    except (ValueError, OSError):
+        return path
+    return relative if len(relative) < len(path) else path
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them: `5 min`, `1.5 s`, `8 ms`."""
+    if seconds >= 3600 and seconds % 3600 == 0:
+        return f"{seconds / 3600:g} h"
+    if seconds >= 120 and seconds % 60 == 0:
+        return f"{seconds / 60:g} min"
+    if seconds >= 10:
+        return f"{seconds:.0f} s"
+    if seconds >= 0.1:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    return f"{seconds * 1000:.0f} ms"

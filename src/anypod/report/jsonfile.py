@@ -1,0 +1,97 @@
+"""The verdict as JSON, for programs; `docs/prove.md` describes the schema.
+
+The file appears whole or not at all: it is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anypod.prove.events import Coverage, Divergence, Stale, Told, Verdict
+
+FORMAT = 1
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain JSON values."""
+    return {
+        "format": FORMAT,
+        "verdict": str(verdict.outcome),
+        "claim": verdict.claim,
+        "reason": verdict.reason,
+        "exit_code": verdict.exit_code,
+        "partial": verdict.partial,
+        "coverage": _coverage(verdict.coverage),
+        "divergences": [_divergence(divergence) for divergence in verdict.divergences],
+        "unconfirmed": [_divergence(divergence) for divergence in verdict.unconfirmed],
+        "stale": [_stale(stale) for stale in verdict.stale],
+        "not_retry_safe": [asdict(item) for item in verdict.not_retry_safe],
+        "not_tried": list(verdict.not_tried),
+        "warnings": list(verdict.warnings),
+        "starts": verdict.starts,
+        "seconds": round(verdict.seconds, 3),
+    }
+
+
+def write(verdict: Verdict, path: Path) -> None:
+    """Write the verdict to a file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(document(verdict), indent=2, ensure_ascii=False) + "\n"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    counts = asdict(coverage)
+    return {
+        name: {"done": value[0], "possible": value[1]} if isinstance(value, tuple) else value
+        for name, value in counts.items()
+    }
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "route": divergence.route,
+        "seen_at": divergence.seen_at,
+        "schedule": str(divergence.schedule),
+        "also": [str(kind) for kind in divergence.also],
+        "requests": [_told(request) for request in divergence.requests],
+        "where": divergence.where,
+        "expected": divergence.expected,
+        "got": divergence.got,
+        "cause": None if divergence.cause is None else asdict(divergence.cause),
+        "confirmed": divergence.confirmed,
+        "rule": divergence.rule,
+        "hint": divergence.hint,
+    }
+
+
+def _stale(stale: Stale) -> dict[str, Any]:
+    return {
+        "route": stale.route,
+        "cache": stale.cache,
+        "seconds": stale.seconds,
+        "declared": not stale.cache,
+        "schedule": str(stale.schedule),
+        "requests": [_told(request) for request in stale.requests],
+        "where": stale.where,
+        "expected": stale.expected,
+        "got": stale.got,
+    }
+
+
+def _told(request: Told) -> dict[str, Any]:
+    return asdict(request)
