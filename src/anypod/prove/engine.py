@@ -153,7 +153,7 @@ class _Proof:
         runs = Deadline(self.options.budget)
         world = fleet.first()
         if not world.forks:
-            self._warn(f"each start is a new process and a new import: {world.forks_reason}")
+            self._warn(f"each start is a new process and a new import: {world.why_not_forked}")
         try:
             baseline = self.baseline = fleet.on_first(
                 lambda world: take(world, self.workload, timeout=self.options.timeout, clock=runs)
