@@ -101,7 +101,7 @@ class Flight:
 
 _loading: ContextVar[Flight | None] = ContextVar("anypod_loading", default=None)
 # Guards every `Flight.blocked_on`, of all caches: a circle may lead through several.
-_graph = threading.Lock()
+_graph = threading.RLock()
 
 
 class SingleFlight:
@@ -111,14 +111,15 @@ class SingleFlight:
         name: of the cache, for messages.
 
     Attributes:
-        lock: guards the flights and whatever the owner keeps in step with them.
+        lock: guards the flights and whatever the owner keeps in step with them; re-entrant, because a
+            finalizer or a signal handler may use the cache in the thread that holds it.
     """
 
     __slots__ = ("_flights", "lock", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._flights: dict[Hashable, Flight] = {}
 
     def run(self, key: Hashable, load: Callable[[], T], berth: Berth | None = None) -> T:
@@ -178,7 +179,7 @@ class SingleFlight:
 
     def forget(self) -> None:
         """Start anew in a forked child, where the lock may be held by a thread that does not exist."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._flights = {}
 
     # --- joining and leaving ----------------------------------------------------------------------

@@ -9,6 +9,8 @@ Invariants:
 - An entry's key, value and owner never change after insertion: a replaced value is a new entry, so a
   reader never sees one write's value with another's deadline.
 - `entries` holds at most `maxsize` entries, the very same that are linked in the queue.
+- The lock is re-entrant, because a finalizer or a signal handler may use the cache while its own thread
+  changes it. They run only at calls, so no call stands between a check and the change that it allows.
 """
 
 from collections.abc import Callable, Hashable
@@ -65,28 +67,34 @@ class Sieve:
         self._newest: Entry | None = None
         self._hand: Entry | None = None
 
-    def insert(self, entry: Entry, now: float) -> Entry | None:
-        """Store `entry` in place of its key's previous one, evicting one if there is no room.
+    def insert(self, entry: Entry, now: float) -> list[Entry]:
+        """Store `entry` in place of its key's previous one, evicting another if there is no room.
 
-        Returns the entry that had to go, so that the caller drops it (and runs whatever finalizer
-        its value has) after releasing the lock.
+        Returns the entries that had to go, so that the caller drops them (and runs whatever
+        finalizers their values have) after releasing the lock.
         """
-        gone = self.entries.get(entry.key)
-        if gone is not None:
-            self.remove(gone)
-        elif len(self.entries) >= self.maxsize:
-            gone = self._victim(now)
-            self.remove(gone)
-            self.evictions += 1
-        self._link(entry)
+        gone = []
+        while len(self.entries) >= self.maxsize or entry.key in self.entries:
+            if entry.key in self.entries:
+                there = self.entries[entry.key]
+            else:
+                there = self._victim(now)
+                self.evictions += 1
+            gone.append(there)
+            self.remove(there)
+        entry.older = self._newest
+        if self._newest is None:
+            self._oldest = entry
+        else:
+            self._newest.newer = entry
+        self._newest = entry
         self.entries[entry.key] = entry
         return gone
 
     def remove(self, entry: Entry) -> bool:
-        """Take `entry` out if it is still the one stored under its key; tell whether it was."""
-        if self.entries.get(entry.key) is not entry:
+        """Take `entry` out if it is still stored; tell whether it was."""
+        if entry.older is None and entry is not self._oldest:
             return False
-        del self.entries[entry.key]
         self.past_hits += entry.hits
         if self._hand is entry:
             self._hand = entry.newer
@@ -99,35 +107,31 @@ class Sieve:
         else:
             entry.newer.older = entry.older
         entry.older = entry.newer = None
+        del self.entries[entry.key]
         return True
 
     def clear(self) -> list[Entry]:
         """Empty the storage in place; return what was in it, for the caller to drop unlocked."""
-        gone = list(self.entries.values())
-        self.entries.clear()
-        self._oldest = self._newest = self._hand = None
-        for entry in gone:
-            self.past_hits += entry.hits
-            entry.older = entry.newer = None
+        gone = []
+        while self._oldest is not None:
+            gone.append(self._oldest)
+            self.remove(self._oldest)
         return gone
 
     def relink(self) -> None:
         """Rebuild the queue from the dict: after a fork another thread may have left it half-linked."""
         self._oldest = self._newest = self._hand = None
         for entry in self.entries.values():
-            self._link(entry)
-
-    def _link(self, entry: Entry) -> None:
-        entry.older, entry.newer = self._newest, None
-        if self._newest is None:
-            self._oldest = entry
-        else:
-            self._newest.newer = entry
-        self._newest = entry
+            entry.older, entry.newer = self._newest, None
+            if self._newest is None:
+                self._oldest = entry
+            else:
+                self._newest.newer = entry
+            self._newest = entry
 
     def _victim(self, now: float) -> Entry:
         entry = self._hand or self._oldest
-        assert entry is not None, "a full storage has an oldest entry"
+        assert entry is not None, "a storage without room has an oldest entry"
         # Bounded by one round: other threads may mark entries as fast as the hand clears them.
         for _ in range(len(self.entries)):
             if entry.hits == entry.swept or entry.deadline <= now:

@@ -7,7 +7,7 @@ normalises keywords at the same time. For `def rate(currency, day=None)` this is
     def rate(currency, day=_anypod_default_day):
         _anypod_key = (
             (currency, day)
-            if type(currency) in _anypod_plain and type(day) in _anypod_plain
+            if _anypod_type(currency) in _anypod_plain and _anypod_type(day) in _anypod_plain
             else _anypod_typed((currency, day,))
         )
         _anypod_entry = _anypod_find(_anypod_key)
@@ -140,9 +140,13 @@ def wrap(
         "_anypod_load": cache.aload if asynchronous else cache.load,
         "_anypod_invalidate": cache.forget,
         "_anypod_keyed": key,
+        "_anypod_id": id,
         "_anypod_partial": functools.partial,
         "_anypod_plain": PLAIN,
         "_anypod_ref": _weakly,
+        "_anypod_sorted": sorted,
+        "_anypod_tuple": tuple,
+        "_anypod_type": type,
         "_anypod_typed": typed_key,
         **signature.defaults,
     }
@@ -186,13 +190,13 @@ class _Signature:
         parts, plain = [], True
         for each in parameters:
             if each.kind is Parameter.VAR_KEYWORD:
-                parts.append(f"tuple(sorted({each.name}.items()))")
+                parts.append(f"_anypod_tuple(_anypod_sorted({each.name}.items()))")
                 plain = False
             elif each.kind is Parameter.VAR_POSITIONAL:
                 parts.append(each.name)
                 plain = False
             elif self.owned and each.name == self.first:
-                parts.append(f"id({each.name})")
+                parts.append(f"_anypod_id({each.name})")
             else:
                 parts.append(each.name)
         joined = f"({', '.join(parts)},)" if parts else "()"
@@ -200,9 +204,11 @@ class _Signature:
             return f"_anypod_typed({joined})"
         if len(parts) == 1 and not self.owned:
             only = parts[0]
-            return f"{only} if type({only}) in _anypod_plain else _anypod_typed({only})"
+            return f"{only} if _anypod_type({only}) in _anypod_plain else _anypod_typed({only})"
         tests = " and ".join(
-            f"type({part}) in _anypod_plain" for part in parts if not part.startswith("id(")
+            f"_anypod_type({part}) in _anypod_plain"
+            for part in parts
+            if not part.startswith("_anypod_id(")
         )
         return f"{joined} if {tests} else _anypod_typed({joined})" if tests else joined
 

@@ -1,0 +1,509 @@
+"""Single flight: threads, tasks, several event loops, cancellation, circles."""
+
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import pytest
+from tests.primitives.local_probe import callers, in_threads, until
+
+from anypod import LocalCache
+from anypod.primitives import local_flight
+from anypod.primitives.local import ReentrantLoad
+
+pytestmark = [pytest.mark.quick, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def cache() -> LocalCache:
+    return LocalCache("flights", ttl=1000.0)
+
+
+class Loader:
+    """A load that lasts until it is released; counts its runs."""
+
+    def __init__(self, value: object = "value") -> None:
+        self.value = value
+        self.runs = 0
+        self.started = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self) -> object:
+        self.runs += 1
+        self.started.set()
+        assert self.release.wait(30)
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+    async def awaiting(self) -> object:
+        self.runs += 1
+        self.started.set()
+        while not self.release.is_set():  # noqa: ASYNC110  # threads of other loops set it
+            await asyncio.sleep(0.001)
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+async def eventually(condition) -> None:
+    async def poll() -> None:
+        while not condition():  # noqa: ASYNC110  # conditions that have no event
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(poll(), 20)
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __enter__(self) -> Self:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        return self
+
+    def submit(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(20)
+
+    def __exit__(self, *_: object) -> None:
+        if self.thread.is_alive():
+            self.stop()
+        self.loop.run_until_complete(self._cancel_the_rest())
+        self.loop.close()
+
+    async def _cancel_the_rest(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestThreads:
+    def test_sixteen_threads_one_load(self, cache):
+        # lru_cache, cachetools with its lock and diskcache load 16 times.
+        load = Loader()
+        with ThreadPoolExecutor(17) as pool:
+            waiting = [pool.submit(cache.get_or_load, "cold", load) for _ in range(16)]
+            until(lambda: callers(cache, "cold") == 16)
+            load.release.set()
+            assert [each.result(30) for each in waiting] == ["value"] * 16
+        assert load.runs == 1
+        assert cache.stats().loads == 1
+
+    def test_other_keys_do_not_wait(self, cache):
+        load = Loader()
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(cache.get_or_load, "slow", load)
+            assert load.started.wait(20)
+            assert cache.get_or_load("quick", lambda: 1) == 1
+            load.release.set()
+            assert slow.result(30) == "value"
+
+    def test_an_exception_reaches_every_caller_of_the_flight(self, cache):
+        # theine with lock=True left the waiters hanging.
+        load = Loader(LookupError("gone"))
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(cache.get_or_load, "k", load) for _ in range(8)]
+            until(lambda: callers(cache, "k") == 8)
+            load.release.set()
+            errors = [each.exception(30) for each in waiting]
+        assert all(error is load.value for error in errors)
+        assert load.runs == 1
+        assert cache.get_or_load("k", lambda: "now") == "now"
+
+    def test_an_interrupted_leader_hands_over_to_one_waiter(self, cache):
+        # cachebox stored the BaseException for the waiters.
+        struck = Loader(KeyboardInterrupt())
+        second = Loader("second")
+        with ThreadPoolExecutor(5) as pool:
+            leader = pool.submit(cache.get_or_load, "k", struck)
+            assert struck.started.wait(20)
+            waiting = [pool.submit(cache.get_or_load, "k", second) for _ in range(4)]
+            until(lambda: callers(cache, "k") == 5)
+            struck.release.set()
+            assert isinstance(leader.exception(30), KeyboardInterrupt)
+            until(lambda: callers(cache, "k") == 4)
+            second.release.set()
+            assert [each.result(30) for each in waiting] == ["second"] * 4
+        assert second.runs == 1
+
+    def test_callers_after_an_invalidation_do_not_join_the_old_flight(self, cache):
+        old, new = Loader("old"), Loader("new")
+        with ThreadPoolExecutor(2) as pool:
+            before = pool.submit(cache.get_or_load, "k", old)
+            assert old.started.wait(20)
+            cache.invalidate("k")
+            after = pool.submit(cache.get_or_load, "k", new)
+            assert new.started.wait(20)
+            new.release.set()
+            assert after.result(30) == "new"
+            old.release.set()
+            assert before.result(30) == "old"
+        assert cache.get("k") == "new"
+
+    def test_the_traceback_does_not_grow_with_the_callers(self, cache):
+        load = Loader(LookupError("gone"))
+        depths = []
+
+        def call(_: int) -> None:
+            try:
+                cache.get_or_load("k", load)
+            except LookupError as error:
+                depth, step = 0, error.__traceback__
+                while step is not None:
+                    depth, step = depth + 1, step.tb_next
+                depths.append(depth)
+
+        threads = [threading.Thread(target=call, args=(n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        until(lambda: callers(cache, "k") == 12)
+        load.release.set()
+        for thread in threads:
+            thread.join(30)
+        assert len(depths) == 12
+        assert max(depths) < 20
+
+    def test_many_threads_many_keys_keep_the_bound(self):
+        cache = LocalCache("busy", ttl=1000.0, maxsize=8)
+
+        def work(seed: int) -> int:
+            wrong = 0
+            for step in range(400):
+                key = (seed * 7 + step) % 24
+                wrong += cache.get_or_load(key, lambda k=key: k * 10) != key * 10
+                wrong += len(cache) > 8
+                if step % 17 == 0:
+                    cache.invalidate(key)
+                if step % 29 == 0:
+                    cache.put(key, key * 10)
+                if step % 101 == 0:
+                    cache.clear()
+            return wrong
+
+        assert in_threads(6, work) == [0] * 6
+        stats = cache.stats()
+        assert stats.size <= 8
+        assert not cache._flights._flights
+
+
+class TestTasks:
+    async def test_tasks_share_a_flight(self, cache):
+        load = Loader()
+        tasks = [asyncio.create_task(cache.aget_or_load("k", load.awaiting)) for _ in range(50)]
+        await eventually(lambda: callers(cache, "k") == 50)
+        load.release.set()
+        assert await asyncio.gather(*tasks) == ["value"] * 50
+        assert load.runs == 1
+
+    async def test_a_cancelled_leader_harms_no_other(self, cache):
+        load = Loader()
+        leader = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(load.started.is_set)
+        other = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(lambda: callers(cache, "k") == 2)
+        leader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        load.release.set()
+        assert await other == "value"
+        assert load.runs == 1
+        assert cache.get("k") == "value"
+
+    async def test_a_cancelled_waiter_harms_no_other(self, cache):
+        load = Loader()
+        leader = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        waiter = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(lambda: callers(cache, "k") == 2)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        load.release.set()
+        assert await leader == "value"
+
+    async def test_when_all_have_left_the_load_is_cancelled(self, cache):
+        cancelled = asyncio.Event()
+
+        async def load() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        tasks = [asyncio.create_task(cache.aget_or_load("k", load)) for _ in range(3)]
+        await eventually(lambda: callers(cache, "k") == 3)
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait_for(cancelled.wait(), 20)
+        assert callers(cache, "k") == 0
+        assert await cache.aget_or_load("k", Loader_of("fresh")) == "fresh"
+
+    async def test_a_timeout_is_one_callers_own(self, cache):
+        load = Loader()
+        patient = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(load.started.is_set)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(cache.aget_or_load("k", load.awaiting), 0.001)
+        load.release.set()
+        assert await patient == "value"
+
+    async def test_a_load_that_cancels_itself_concerns_its_own_caller(self, cache):
+        struck = Loader(asyncio.CancelledError())
+        second = Loader("second")
+        leader = asyncio.create_task(cache.aget_or_load("k", struck.awaiting))
+        await eventually(struck.started.is_set)
+        waiter = asyncio.create_task(cache.aget_or_load("k", second.awaiting))
+        await eventually(lambda: callers(cache, "k") == 2)
+        struck.release.set()
+        second.release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        assert await waiter == "second"
+
+    async def test_an_exception_reaches_every_task_and_is_not_kept(self, cache):
+        load = Loader(LookupError("gone"))
+        tasks = [asyncio.create_task(cache.aget_or_load("k", load.awaiting)) for _ in range(5)]
+        await eventually(lambda: callers(cache, "k") == 5)
+        load.release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(each is load.value for each in results)
+        assert await cache.aget_or_load("k", Loader_of(1)) == 1
+
+    async def test_nobody_retrieving_an_exception_logs_nothing(self, cache, caplog):
+        load = Loader(LookupError("gone"))
+        task = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(load.started.is_set)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        load.release.set()
+        await asyncio.sleep(0.01)
+        assert not caplog.records
+
+    async def test_the_load_sees_the_context_of_the_caller_that_started_it(self, cache):
+        request = contextvars.ContextVar("request")
+        request.set("first")
+
+        async def load() -> str:
+            return request.get()
+
+        assert await cache.aget_or_load("k", load) == "first"
+
+    async def test_a_task_that_never_started_leaves_no_flight(self, cache):
+        task = asyncio.create_task(cache.aget_or_load("k", Loader_of(1)))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await cache.aget_or_load("k", Loader_of(2)) == 2
+
+    async def test_a_put_during_an_awaited_load_wins(self, cache):
+        load = Loader("old")
+        task = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(load.started.is_set)
+        cache.put("k", "new")
+        load.release.set()
+        assert await task == "old"
+        assert cache.get("k") == "new"
+
+
+def Loader_of(value):  # noqa: N802  # reads like Loader(value) that does not wait
+    async def load():
+        return value
+
+    return load
+
+
+class TestLoops:
+    def test_two_loops_and_a_thread_share_a_flight(self, cache):
+        # async-lru#611 and #732: a future of one loop awaited in another.
+        load = Loader()
+        with LoopThread() as one, LoopThread() as two, ThreadPoolExecutor(2) as pool:
+            waiting = [
+                one.submit(cache.aget_or_load("k", load.awaiting)),
+                two.submit(cache.aget_or_load("k", load.awaiting)),
+                pool.submit(cache.get_or_load, "k", load),
+            ]
+            until(lambda: callers(cache, "k") == 3)
+            load.release.set()
+            assert [each.result(30) for each in waiting] == ["value"] * 3
+        assert load.runs == 1
+
+    def test_a_thread_leads_and_tasks_wait(self, cache):
+        load = Loader()
+        with LoopThread() as one, ThreadPoolExecutor(1) as pool:
+            leader = pool.submit(cache.get_or_load, "k", load)
+            assert load.started.wait(20)
+            waiter = one.submit(cache.aget_or_load("k", load.awaiting))
+            until(lambda: callers(cache, "k") == 2)
+            load.release.set()
+            assert waiter.result(30) == leader.result(30) == "value"
+        assert load.runs == 1
+
+    def test_one_loop_after_another_may_use_the_cache(self, cache):
+        for number in range(3):
+            assert asyncio.run(cache.aget_or_load(number, Loader_of(number))) == number
+            assert asyncio.run(cache.aget_or_load(0, Loader_of("again"))) == 0
+
+    def test_a_load_on_a_stopped_loop_is_given_up(self, cache, monkeypatch):
+        monkeypatch.setattr(local_flight, "ORPHAN_POLL", 0.01)
+        stuck = Loader("never")
+        with LoopThread() as one, LoopThread() as two, ThreadPoolExecutor(1) as pool:
+            abandoned = one.submit(cache.aget_or_load("k", stuck.awaiting))
+            assert stuck.started.wait(20)
+            waiting = [
+                two.submit(cache.aget_or_load("k", Loader_of("fresh"))),
+                pool.submit(cache.get_or_load, "k", lambda: "fresh"),
+            ]
+            until(lambda: callers(cache, "k") == 3)
+            one.stop()
+            assert [each.result(30) for each in waiting] == ["fresh", "fresh"]
+            assert cache.get_or_load("k", lambda: "other") == "fresh"
+            assert not abandoned.done()
+
+    def test_a_load_left_behind_by_run_until_complete_blocks_nobody(self, cache):
+        loop = asyncio.new_event_loop()
+        stuck = Loader("late")
+
+        async def start() -> asyncio.Task:
+            task = asyncio.create_task(cache.aget_or_load("k", stuck.awaiting))
+            await eventually(stuck.started.is_set)
+            return task
+
+        task = loop.run_until_complete(start())
+        assert cache.get_or_load("k", lambda: "sync") == "sync"
+        assert asyncio.run(cache.aget_or_load("k", Loader_of("other loop"))) == "sync"
+        stuck.release.set()
+        # The caller that was left behind is served by whoever loaded meanwhile, or by its own load.
+        assert loop.run_until_complete(task) in ("sync", "late")
+        assert cache.get("k") == "sync"
+        loop.close()
+
+    async def test_a_blocking_call_beside_an_awaited_load_on_its_own_loop_loads_alone(self, cache):
+        load = Loader("awaited")
+        task = asyncio.create_task(cache.aget_or_load("k", load.awaiting))
+        await eventually(load.started.is_set)
+        assert cache.get_or_load("k", lambda: "alone") == "alone"
+        load.release.set()
+        assert await task == "awaited"
+        assert cache.get("k") == "awaited"
+
+
+class TestCircles:
+    async def test_an_awaited_load_that_awaits_itself(self, cache):
+        async def load():
+            return await cache.aget_or_load("k", load)
+
+        with pytest.raises(ReentrantLoad, match="'k'"):
+            await cache.aget_or_load("k", load)
+
+    async def test_through_a_child_task(self, cache):
+        async def load():
+            return await asyncio.gather(cache.aget_or_load("k", load))
+
+        with pytest.raises(ReentrantLoad):
+            await cache.aget_or_load("k", load)
+
+    async def test_through_a_worker_thread(self, cache):
+        async def load():
+            return await asyncio.to_thread(cache.get_or_load, "k", lambda: 1)
+
+        with pytest.raises(ReentrantLoad):
+            await cache.aget_or_load("k", load)
+
+    async def test_a_blocking_call_inside_an_awaited_load(self, cache):
+        async def load():
+            return cache.get_or_load("k", lambda: 1)
+
+        with pytest.raises(ReentrantLoad):
+            await cache.aget_or_load("k", load)
+
+    def test_through_another_cache(self, cache):
+        other = LocalCache("other", ttl=10.0)
+
+        def a():
+            return other.get_or_load("b", b)
+
+        def b():
+            return cache.get_or_load("a", a)
+
+        with pytest.raises(ReentrantLoad):
+            cache.get_or_load("a", a)
+
+    def test_two_threads_that_need_each_others_key(self, cache):
+        meet = threading.Barrier(2)
+
+        def load(needed: str):
+            meet.wait(20)
+            return cache.get_or_load(needed, lambda: f"{needed}, alone")
+
+        def work(index: int):
+            mine, other = ("a", "b") if index == 0 else ("b", "a")
+            return cache.get_or_load(mine, lambda: load(other))
+
+        results = in_threads(2, work)
+        assert any(isinstance(each, ReentrantLoad) for each in results)
+
+    async def test_two_tasks_that_need_each_others_key(self, cache):
+        both = [asyncio.Event(), asyncio.Event()]
+
+        async def load(index: int, needed: str):
+            both[index].set()
+            await both[1 - index].wait()
+            return await cache.aget_or_load(needed, Loader_of("alone"))
+
+        results = await asyncio.wait_for(
+            asyncio.gather(
+                cache.aget_or_load("a", lambda: load(0, "b")),
+                cache.aget_or_load("b", lambda: load(1, "a")),
+                return_exceptions=True,
+            ),
+            20,
+        )
+        assert any(isinstance(each, ReentrantLoad) for each in results)
+
+    def test_a_diamond_is_no_circle(self, cache):
+        def top():
+            return sum(in_threads_with_context(("left", "right")))
+
+        def side(name: str):
+            return cache.get_or_load("bottom", lambda: 1)
+
+        def in_threads_with_context(names):
+            with ThreadPoolExecutor(2) as pool:
+                return [
+                    each.result(20)
+                    for each in [
+                        pool.submit(
+                            contextvars.copy_context().run,
+                            cache.get_or_load,
+                            name,
+                            lambda name=name: side(name),
+                        )
+                        for name in names
+                    ]
+                ]
+
+        assert cache.get_or_load("top", top) == 2
+
+    async def test_a_task_that_outlives_the_load_which_started_it(self, cache):
+        background = []
+
+        async def later():
+            await eventually(lambda: cache.get("k") == 1)
+            cache.invalidate("k")
+            return await cache.aget_or_load("k", Loader_of(2))
+
+        async def load():
+            background.append(asyncio.create_task(later()))
+            return 1
+
+        assert await cache.aget_or_load("k", load) == 1
+        assert await background[0] == 2
