@@ -49,9 +49,7 @@ def functions() -> None:
 
 
 async def coroutines() -> None:
-    unawaited = person(1)
-    assert_type(unawaited, Coroutine[Any, Any, dict[str, str]])
-    await unawaited
+    await assert_type(person(1), Coroutine[Any, Any, dict[str, str]])
     assert_type(await person(1), dict[str, str])
     assert_type(person.invalidate(1), bool)
     await person("1")  # type: ignore[arg-type]
