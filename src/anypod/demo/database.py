@@ -19,6 +19,7 @@ from pathlib import Path
 from sqlalchemy import (
     URL,
     BigInteger,
+    Engine,
     ForeignKey,
     create_engine,
     event,
@@ -32,6 +33,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable
+
+from anypod.errors import MissingExtra
 
 _SCHEMA_LOCK = 0x616E79706F64  # "anypod": any number that only this shop uses
 
@@ -106,11 +109,19 @@ def database_url() -> URL:
     return url
 
 
-# SQLite: how long a writer waits for another one, in seconds.
-engine = create_engine(
-    database_url(),
-    connect_args={"timeout": 30.0} if database_url().get_backend_name() == "sqlite" else {},
-)
+def open_engine(url: URL) -> Engine:
+    """The engine for a database; nothing is connected yet."""
+    # SQLite: how long a writer waits for another one, in seconds.
+    options = {"timeout": 30.0} if url.get_backend_name() == "sqlite" else {}
+    try:
+        return create_engine(url, connect_args=options)
+    except ModuleNotFoundError as missing:
+        if missing.name != "psycopg":
+            raise
+        raise MissingExtra("DATABASE_URL=postgresql://…", "postgres") from missing
+
+
+engine = open_engine(database_url())
 os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
 
 
