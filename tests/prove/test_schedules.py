@@ -85,15 +85,16 @@ def test_retry_on_one_replica_stays_there() -> None:
 
 
 def test_pod_moved_parts_each_write_from_what_follows() -> None:
-    schedules = list(pod_moved(5, {1, 3, 4}, everywhere=False))
-    assert [s.name for s in schedules] == ["killed after request 2", "killed after request 4"]
-    first = schedules[0].deliveries
+    schedules = list(pod_moved(5, {1, 3, 4}))
+    names = ["killed before every request", "killed after request 2", "killed after request 4"]
+    assert [s.name for s in schedules] == names
+    first = schedules[1].deliveries
     assert [d.slot for d in first] == [0, 0, 1, 1, 1]
-    assert all(s.moves and s.starts == 2 for s in schedules)
+    assert all(s.moves and s.starts == 2 for s in schedules[1:])
 
 
 def test_pod_moved_everywhere_never_uses_a_process_twice() -> None:
-    everywhere = next(pod_moved(7, set(), everywhere=True))
+    everywhere = next(pod_moved(7, set()))
     assert everywhere.starts == 7
 
 

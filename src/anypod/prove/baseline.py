@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from anypod.prove.compare import Difference, Noise, ResetIncomplete
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Played, play
-from anypod.prove.schedules import SAFE_METHODS, Kind, Schedule, one_replica
+from anypod.prove.schedules import Kind, Schedule, one_replica
 from anypod.prove.workload import Workload
 from anypod.replicas import World
 
@@ -33,7 +33,7 @@ class Baseline:
         trace: of run A.
         other: of run B, under another process identity.
         noise: what to rename, and what depends on the process.
-        writers: steps that change something.
+        changing: steps that change process-local state.
         seconds_per_request: as measured.
         failing: steps that answer with a 5xx on one replica too.
         escapes: writes outside the copies and hosts reached for.
@@ -42,7 +42,7 @@ class Baseline:
     trace: Trace
     other: Trace
     noise: Noise
-    writers: frozenset[int]
+    changing: frozenset[int]
     seconds_per_request: float
     failing: tuple[int, ...]
     escapes: tuple[str, ...]
@@ -65,7 +65,7 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
 
     def alone(slot: int) -> Played:
         schedule = Schedule(Kind.IDENTITY, "one replica", one_replica(steps, slot=slot))
-        played = play(world, workload, schedule, timeout=timeout, clock=clock)
+        played = play(world, workload, schedule, timeout=timeout, clock=clock, probe=True)
         _answered(workload, played)
         return played
 
@@ -96,20 +96,15 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
         trace=first.trace,
         other=other.trace,
         noise=noise,
-        writers=_writers(first, other, second),
+        changing=frozenset(
+            e.step.index
+            for played in (first, other, second)
+            for e in played.trace.exchanges
+            if e.changes
+        ),
         seconds_per_request=(ended - started) / max(1, len(workload.steps)),
         failing=failing,
         escapes=tuple(dict.fromkeys((*first.escapes, *other.escapes, *second.escapes))),
-    )
-
-
-def _writers(*runs: Played) -> frozenset[int]:
-    """Steps that change something: by their method, or because process-local state changed."""
-    return frozenset(
-        e.step.index
-        for played in runs
-        for e in played.trace.exchanges
-        if e.changes or e.step.method not in SAFE_METHODS
     )
 
 

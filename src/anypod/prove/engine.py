@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anypod.prove import plan as plans
@@ -190,7 +190,7 @@ class _Proof:
         options = self.options
         plan = plans.make(
             self.workload,
-            writers=baseline.writers,
+            changing=baseline.changing,
             replicas=options.replicas,
             kinds=options.schedules,
             strict_retry=options.strict_retry,
@@ -331,9 +331,7 @@ class _Proof:
             return
         for at, known in enumerate(self.divergences):
             if verdicts.same(known, divergence):
-                if divergence.schedule not in (known.schedule, *known.also):
-                    also = (*known.also, divergence.schedule)
-                    self.divergences[at] = replace(known, also=also)
+                self.divergences[at] = verdicts.merged(known, divergence)
                 return
         self.divergences.append(divergence)
         self._emit(Found(divergence))
@@ -422,7 +420,7 @@ class _Proof:
         coverage = verdicts.coverage(
             self.workload, self.plan, self.done, failing=self.baseline.failing
         )
-        divergences = tuple(self.divergences)
+        divergences = verdicts.sorted_by_step(self.divergences)
         left_out = verdicts.not_tried(
             self.plan,
             self.done,

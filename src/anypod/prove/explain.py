@@ -35,13 +35,11 @@ class Suspect:
         schedule: that was played.
         difference: of the step.
         diverged: every step that differed in that run.
-        trace: what the run looked like.
     """
 
     schedule: Schedule
     difference: Difference
     diverged: frozenset[int]
-    trace: Trace
 
     @property
     def step(self) -> int:
@@ -71,7 +69,8 @@ class _Pair:
 class Explainer:
     """Explains suspects of one workload on one world.
 
-    `known` holds steps that explained a route before; they are guessed first.
+    `changing` are the steps that change process-local state, `known` holds steps that explained a
+    route before; both make better guesses.
     """
 
     world: World
@@ -79,6 +78,7 @@ class Explainer:
     judge: Judge
     timeout: float
     clock: Clock
+    changing: frozenset[int]
     known: Mapping[str, frozenset[int]]
     _oracles: dict[frozenset[int], Trace]
 
@@ -89,10 +89,11 @@ class Explainer:
         judge: Judge,
         timeout: float,
         clock: Clock,
+        changing: frozenset[int],
         known: Mapping[str, frozenset[int]],
     ) -> Explainer:
         """An explainer that has played nothing yet."""
-        return cls(world, judge.workload, judge, timeout, clock, known, {})
+        return cls(world, judge.workload, judge, timeout, clock, changing, known, {})
 
     def explain(self, suspect: Suspect) -> Explanation | None:
         """Reduce, confirm and name one suspect.
@@ -147,14 +148,16 @@ class Explainer:
         expected = None if fresh else self._oracles.get(steps)
         if expected is None:
             alone = Schedule(Kind.IDENTITY, "one replica", one_replica(sorted(steps)))
-            expected = self._play(alone).trace
+            expected = self._play(alone, probe=fresh).trace
             self._oracles[steps] = expected
-        played = self._play(schedule, age)
+        played = self._play(schedule, age, probe=fresh)
         found = self.judge.differences(expected, played)
         only = found[0] if len(found) == 1 and found[0].step_index == step else None
         return _Pair(expected, played, only)
 
-    def _play(self, schedule: Schedule, age: Mapping[int, float] | None = None) -> Played:
+    def _play(
+        self, schedule: Schedule, age: Mapping[int, float] | None = None, *, probe: bool = False
+    ) -> Played:
         return play(
             self.world,
             self.workload,
@@ -162,6 +165,7 @@ class Explainer:
             timeout=self.timeout,
             clock=self.clock,
             age=age,
+            probe=probe,
         )
 
     def _guesses(self, prefix: Schedule, target: int, suspect: Suspect) -> Iterator[Positions]:
@@ -180,19 +184,16 @@ class Explainer:
             yield from (frozenset({p}) for p in doubled)
             yield from (once | {p} for p in doubled)
             return
-        changed = {
-            e.step.index: bool(e.changes) for e in suspect.trace.exchanges if not e.duplicate
-        }
         writers = sorted(
             (
                 p
                 for p in candidates
-                if changed.get(deliveries[p].step)
+                if deliveries[p].step in self.changing
                 or self.workload.steps[deliveries[p].step].method not in SAFE_METHODS
             ),
             key=lambda p: (
                 not self._related(deliveries[p].step, suspect.step),
-                not changed.get(deliveries[p].step),
+                deliveries[p].step not in self.changing,
                 -p,
             ),
         )

@@ -76,7 +76,7 @@ class Plan:
 def make(
     workload: Workload,
     *,
-    writers: frozenset[int],
+    changing: frozenset[int],
     replicas: int,
     kinds: frozenset[Kind],
     strict_retry: bool,
@@ -89,7 +89,7 @@ def make(
 
     Args:
         workload: whose steps are sent.
-        writers: steps that change something.
+        changing: steps that change process-local state.
         replicas: how many pods; with one only "retry" and "pod moved" make sense.
         kinds: what to try.
         strict_retry: judge every write by its retry.
@@ -122,7 +122,7 @@ def make(
     runs: list[Run] = []
     left = affordable
     unplanned: list[str] = []
-    for kind, planned in _kinds(steps, writers, replicas, seed):
+    for kind, planned in _kinds(workload, changing, replicas, seed):
         if kind not in kinds:
             continue
         number = 0
@@ -154,19 +154,21 @@ def may_be_retried(step: Step) -> bool:
 
 
 def _kinds(
-    steps: int, writers: frozenset[int], replicas: int, seed: int
+    workload: Workload, changing: frozenset[int], replicas: int, seed: int
 ) -> Iterator[tuple[Kind, Iterator[Run]]]:
     """Each kind with its schedules; the urgency interleaves them, so that a short budget tries all."""
+    steps = len(workload.steps)
+    unsafe = frozenset(s.index for s in workload.steps if s.method not in SAFE_METHODS)
     if replicas > 1:
         yield Kind.ANOTHER_POD, _fresh(steps, replicas)
-    yield Kind.POD_MOVED, _moved(steps, writers, everywhere=replicas == 1)
+    yield Kind.POD_MOVED, _moved(steps, unsafe)
     if replicas > 1:
         yield (
             Kind.STALE_COPY,
             (
                 Run(schedule, gained, urgency=2 + number)
                 for number, (schedule, gained) in enumerate(
-                    stale_copy(steps, replicas, writers=writers, seed=seed)
+                    stale_copy(steps, replicas, writers=unsafe | changing, seed=seed)
                 )
             ),
         )
@@ -178,6 +180,6 @@ def _fresh(steps: int, replicas: int) -> Iterator[Run]:
         yield Run(schedule, urgency=0 if number == 0 else 20 + 20 * number)
 
 
-def _moved(steps: int, writers: frozenset[int], *, everywhere: bool) -> Iterator[Run]:
-    for number, schedule in enumerate(pod_moved(steps, writers, everywhere=everywhere)):
+def _moved(steps: int, unsafe: frozenset[int]) -> Iterator[Run]:
+    for number, schedule in enumerate(pod_moved(steps, unsafe)):
         yield Run(schedule, urgency=2 + number)

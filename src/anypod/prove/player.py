@@ -34,7 +34,7 @@ class Played:
     Attributes:
         trace: every exchange, duplicates included.
         skipped: steps that could not be sent, because a value they need was not answered, and why.
-        caches: anypod's local caches on the replica that answered the last delivery.
+        caches: anypod's local caches on the replica that answered the last delivery, if probed.
         escapes: writes outside the copies and hosts reached for.
         died: pods whose process ended by itself, with the end of its log.
     """
@@ -118,6 +118,7 @@ def play(
     timeout: float,
     clock: Clock | None = None,
     age: Mapping[int, float] | None = None,
+    probe: bool = False,
 ) -> Played:
     """Send a schedule to a world that is reset first.
 
@@ -129,6 +130,8 @@ def play(
         clock: asked between requests whether to stop.
         age: seconds by which to move the clocks of the local caches of a delivery's replica right
             before it, by position.
+        probe: ask each replica after each request what it changed, and wait until it has come to
+            rest. It takes longer than most requests do, so only evidence is probed.
 
     Raises:
         Stopped: the clock said so.
@@ -182,13 +185,13 @@ def play(
                 incarnation,
                 request,
                 response,
-                changes=_settled(replica),
+                changes=_settled(replica) if probe else (),
                 duplicate=delivery.duplicate,
                 lost=delivery.lost,
             )
         )
     caches: tuple[Cache, ...] = ()
-    if last is not None:
+    if last is not None and probe:
         caches = tuple(Cache(cache.name, cache.ttl) for cache in last.caches())
     stage.finish()
     return Played(Trace(tuple(exchanges)), skipped, caches, tuple(stage.escapes), tuple(stage.died))

@@ -235,21 +235,21 @@ def retry(steps: int, twice: Collection[int], mode: Retry, slots: int) -> Schedu
     return Schedule(Kind.RETRY, f"delivered again {mode.value}", tuple(deliveries))
 
 
-def pod_moved(steps: int, writers: Collection[int], *, everywhere: bool) -> Iterator[Schedule]:
+def pod_moved(steps: int, writers: Collection[int]) -> Iterator[Schedule]:
     """One pod that dies, with its disk, between a write and what comes after, and starts elsewhere.
+
+    The first run kills it before every request, which parts every pair, the others once each: state
+    that takes two requests to build is lost only then.
 
     Args:
         steps: number of steps.
         writers: steps after which to kill it, one run each.
-        everywhere: also a run in which it dies before every request. With several replicas "another
-            pod" has already shown that.
     """
-    if everywhere:
-        yield Schedule(
-            Kind.POD_MOVED,
-            "killed before every request",
-            tuple(Delivery(step, step % 2, life=step // 2) for step in range(steps)),
-        )
+    yield Schedule(
+        Kind.POD_MOVED,
+        "killed before every request",
+        tuple(Delivery(step, step % 2, life=step // 2) for step in range(steps)),
+    )
     for writer in sorted(writers):
         if writer >= steps - 1:
             continue

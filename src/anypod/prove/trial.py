@@ -269,15 +269,20 @@ class Trial:
         played = self._play(world, schedule, clock)
         differences = self.judge.differences(self.baseline.trace, played)
         diverged = frozenset(difference.step_index for difference in differences)
-        return played, tuple(
-            Suspect(schedule, difference, diverged, played.trace) for difference in differences
-        )
+        return played, tuple(Suspect(schedule, difference, diverged) for difference in differences)
 
     def _play(self, world: World, schedule: Schedule, clock: Clock) -> Played:
         return play(world, self.workload, schedule, timeout=self.timeout, clock=clock)
 
     def _explainer(self, world: World) -> Explainer:
-        return Explainer.of(world, self.judge, self.timeout, self.explanations, dict(self.known))
+        return Explainer.of(
+            world,
+            self.judge,
+            self.timeout,
+            self.explanations,
+            self.baseline.changing,
+            dict(self.known),
+        )
 
     def _route(self, step: int) -> str:
         return route(self.workload.steps[step])

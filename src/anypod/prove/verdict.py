@@ -6,14 +6,15 @@ The claim never says "proven" or "safe". It names what was compared, and what wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from anypod.prove.events import Coverage, Divergence
 from anypod.prove.plan import Plan
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.workload import Workload, route
 
+ORDER = {kind: place for place, kind in enumerate(Kind)}
 NEVER_TRIED = (
     "two requests at the same moment",
     "a rolling deploy",
@@ -42,6 +43,20 @@ def same(known: Divergence, other: Divergence) -> bool:
     if known.cause is None or other.cause is None:
         return known.where == other.where
     return (known.cause.module, known.cause.name) == (other.cause.module, other.cause.name)
+
+
+def merged(known: Divergence, other: Divergence) -> Divergence:
+    """Two that tell the same as one: told by the simpler schedule, the other named with it."""
+    first, second = sorted((known, other), key=lambda found: ORDER[found.schedule])
+    kinds = {*known.also, *other.also, first.schedule, second.schedule} - {first.schedule}
+    return replace(first, also=tuple(sorted(kinds, key=ORDER.__getitem__)))
+
+
+def sorted_by_step(found: Iterable[Divergence]) -> tuple[Divergence, ...]:
+    """As the workload has them, whatever order they were found in."""
+    return tuple(
+        sorted(found, key=lambda one: (one.requests[-1].line, ORDER[one.schedule], one.where))
+    )
 
 
 def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[int]) -> Coverage:

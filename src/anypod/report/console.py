@@ -51,17 +51,14 @@ class ConsoleReport:
                 self._planned(event)
             case events.Progress():
                 self._progress(event)
-            case events.Found():
-                self._say(told_divergence(event.divergence))
-            case events.FoundStale():
-                if not self._quiet:
-                    self._say(told_stale(event.stale))
             case events.Warned():
                 if not self._quiet:
                     self._say(Text.assemble(("note  ", "yellow"), event.text))
             case events.Finished():
                 self.close()
-                self._say(told_verdict(event.verdict, quiet=self._quiet))
+                self._finished(event.verdict)
+            case events.Found() | events.FoundStale():
+                pass  # told in the end, in the order of the workload
 
     def close(self) -> None:
         """End the live progress, if there is any."""
@@ -103,6 +100,14 @@ class ConsoleReport:
             self._live.add_task("playing", total=max(1, sum(event.schedules.values())))
             self._live.start()
 
+    def _finished(self, verdict: Verdict) -> None:
+        for divergence in verdict.divergences:
+            self._say(told_divergence(divergence))
+        if not self._quiet:
+            for stale in verdict.stale:
+                self._say(told_stale(stale))
+        self._say(told_verdict(verdict, quiet=self._quiet))
+
     def _progress(self, event: events.Progress) -> None:
         if self._live is None:
             return
@@ -116,6 +121,7 @@ class ConsoleReport:
 
     def _say(self, text: Text) -> None:
         console = self._live.console if self._live is not None else self._console
+        text.rstrip()
         console.print(text, soft_wrap=not console.is_terminal)
 
 
@@ -179,10 +185,7 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
             }
             shown = [f"{name} {done}/{total}" for name, (done, total) in parts.items() if total]
             text.append(f"covered: {', '.join(shown)}\n", "dim")
-        text.append(
-            f"{_count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n",
-            "dim",
-        )
+        text.append(f"{_count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n", "dim")
     if verdict.partial:
         text.append("PARTIAL  ", "bold yellow")
     text.append(verdict.claim, "bold red" if verdict.divergences else "bold green")
