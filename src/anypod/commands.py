@@ -153,9 +153,9 @@ class Claim(Command[Claimed], frozen=True):
 
 
 class Renew(Command[bool], frozen=True):
-    """Extend the lease of the holder of `token`; False if the claim is no longer this holder's.
+    """Extend the lease of the claim or slot that `token` holds; False if it holds it no longer.
 
-    A lease that has run out may be renewed while nobody else was granted the claim.
+    A lease that has run out may be renewed while nobody else was granted the claim or slot.
     """
 
     token: int
@@ -321,3 +321,135 @@ class CacheRelease(Command[bool], frozen=True):
     """Give a lease back without a value, because the load failed; False if it was void already."""
 
     lease: int
+
+
+# --- iteration ------------------------------------------------------------------------------------
+
+
+class Page(Struct, frozen=True):
+    """The reply to `Scan`: full keys with their values, and where to go on (None at the end)."""
+
+    items: tuple[tuple[str, Versioned], ...]
+    after: str | None
+
+
+class Scan(Command[Page], frozen=True):
+    """Read some of the values whose keys begin with `key`.
+
+    A walk begins with `after=""` and goes on with what the page before said. It meets each value that is
+    there from its beginning to its end, possibly twice; a value that comes or goes meanwhile is met or
+    not. A page holds about `limit` values, or none although the walk goes on.
+    """
+
+    after: str = ""
+    limit: int = 100
+
+
+# --- rate limits ----------------------------------------------------------------------------------
+
+
+class Algorithm(Enum):
+    """How a policy counts; the bound is on the cost that is admitted."""
+
+    GCRA = "gcra"  # at most burst + rate × t in any span t
+    FIXED_WINDOW = "fixed window"  # at most limit per window; twice that around a window's border
+    SLIDING_COUNTER = "sliding counter"  # an estimate from two windows, evenly spread
+    SLIDING_LOG = "sliding log"  # at most limit in any span of one period; remembers each hit
+
+
+class Policy(Struct, frozen=True):
+    """One limit: `limit` units per `period` seconds; `burst` units at once (GCRA alone uses it)."""
+
+    algorithm: Algorithm
+    limit: int
+    period: float
+    burst: int
+
+
+class Quota(Struct, frozen=True):
+    """How one policy stands after a `Take`.
+
+    `remaining` units could be taken now. `reset` is the number of seconds until all of its capacity is
+    there again, `retry` until the cost that was asked for would fit (0.0 if it does or did; infinite
+    if it never will).
+    """
+
+    remaining: int
+    reset: float
+    retry: float
+
+
+class Taken(Struct, frozen=True):
+    """The reply to `Take`: whether the cost was admitted, and the standing of each policy, in order."""
+
+    admitted: bool
+    quotas: tuple[Quota, ...]
+
+
+class Take(Command[Taken], frozen=True):
+    """Take `cost` units from every policy of the subject at `key`, or from none.
+
+    Cost 0 only looks. A negative cost gives back, never beyond what a policy holds. A policy that was
+    not there before begins full; one that is not named any more is forgotten.
+    """
+
+    policies: tuple[Policy, ...]
+    cost: int = 1
+
+
+# --- slots (locks, concurrency limits) ------------------------------------------------------------
+
+
+class Acquired(Struct, frozen=True):
+    """The reply to `Acquire`.
+
+    `token` is the fencing token if a slot was acquired. Otherwise `position` is the place in the
+    queue (1 is next, 0 is not queued) and `wait` the number of seconds after which asking again makes
+    sense even without a notification. `held` is the number of slots in use.
+    """
+
+    token: int | None
+    position: int = 0
+    wait: float = 0.0
+    held: int = 0
+
+
+class Acquire(Command[Acquired], frozen=True):
+    """Acquire one of `limit` slots at `key` for `lease` seconds, in the order of asking.
+
+    A lock is one slot. `waiter` names who asks; asking again keeps the place in the queue for another
+    `patience` seconds, and a waiter that does not ask in time is taken for dead and skipped.
+    `patience=0` does not queue. A waiter that holds a slot gets its token again (a lost reply), its
+    lease as it was. A slot that falls free is announced in the mailbox of the first waiter.
+    """
+
+    waiter: str
+    lease: float
+    patience: float = 0.0
+    limit: int = 1
+
+
+class Release(Command[bool], frozen=True):
+    """Give a slot back; False if the token does not hold one any more."""
+
+    token: int
+
+
+class Withdraw(Command[bool], frozen=True):
+    """Leave the queue; False if the waiter was not in it."""
+
+    waiter: str
+
+
+# --- notifications --------------------------------------------------------------------------------
+
+
+class Publish(Command[None], frozen=True):
+    """Send a message to everybody who listens to the channel `key`; nobody may."""
+
+    message: bytes
+
+
+def mailbox(key: str, waiter: str) -> str:
+    """Where a waiter is told that a slot fell free: in the record's own slot."""
+    return f"{key}#{waiter}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from anypod.commands import Command
@@ -24,6 +25,8 @@ SWEEP_EVERY = 1024  # writes between two sweeps of what has expired
 class _Table:
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.notified: list[str] = []  # mailboxes, in order
+        self.published: list[tuple[str, bytes]] = []  # channels and messages, in order
         self.now = 0
         self._writes = 0
 
@@ -42,6 +45,17 @@ class _Table:
 
     def remove(self, key: str) -> None:
         self.records.pop(key, None)
+
+    def walk(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        keys = sorted(key for key in self.records if key.startswith(prefix) and key > after)
+        living = ((key, record) for key in keys if (record := self.load(key)) is not None)
+        return list(islice(living, limit))
+
+    def notify(self, mailbox: str) -> None:
+        self.notified.append(mailbox)
+
+    def publish(self, channel: str, message: bytes) -> None:
+        self.published.append((channel, message))
 
     def _sweep(self) -> None:
         expired = [
@@ -88,6 +102,10 @@ class MemoryDriver:
     def classify(self, failure: Exception) -> type[StoreError]:  # noqa: ARG002
         """The only error of a dict is a record of the wrong kind."""
         return RecordError
+
+    def advice(self, failure: Exception) -> str:  # noqa: ARG002
+        """Nothing more than the error says."""
+        return ""
 
     def close(self) -> None:
         """Forget everything."""

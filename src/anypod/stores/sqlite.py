@@ -84,6 +84,10 @@ SAVE: Final = (
     "INSERT INTO records (key, number, body, deadline) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
     "SET number = excluded.number, body = excluded.body, deadline = excluded.deadline"
 )
+WALK: Final = (
+    "SELECT key, number, body, deadline FROM records WHERE key >= ? AND key > ? AND key < ? "
+    "AND (deadline IS NULL OR deadline > ?) ORDER BY key LIMIT ?"
+)
 REMOVE: Final = "DELETE FROM records WHERE key = ?"
 # Nothing is returned, and nothing changed, when a bound or another kind of record is in the way.
 ADD: Final = """
@@ -119,6 +123,8 @@ class _Rows:
         self._connection = connection
         self._now = now
         self.written = 0  # bytes, estimated
+        self.notified: list[str] = []  # mailboxes, in order
+        self.published: list[tuple[str, bytes]] = []  # channels and messages, in order
 
     def load(self, key: str) -> Record | None:
         row = self._connection.execute(LOAD, (key,)).fetchone()
@@ -142,6 +148,21 @@ class _Rows:
     def remove(self, key: str) -> None:
         self._connection.execute(REMOVE, (key,))
         self.written += 2 * PAGE
+
+    def walk(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        rows = self._connection.execute(
+            WALK, (max(prefix, after), after, prefix + chr(0x10FFFF), self._now, limit)
+        )
+        return [
+            (key, CounterRecord(number, deadline) if body is None else decode_record(key, body))
+            for key, number, body, deadline in rows
+        ]
+
+    def notify(self, mailbox: str) -> None:
+        self.notified.append(mailbox)
+
+    def publish(self, channel: str, message: bytes) -> None:
+        self.published.append((channel, message))
 
 
 class _ReadOnlyRows(_Rows):
