@@ -26,7 +26,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-__all__ = ["Digests", "is_plain", "render", "state_of"]
+__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "render"]
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -43,6 +43,10 @@ _WHOLE = 10_000  # entries of one container; of a longer one, both ends and the 
 _NODES = 20_000  # values looked at below one root
 _DEPTH = 12
 _SHOWN = 120
+_LISTED = 6
+_BRACKETS: dict[type[Any], str] = {
+    list: "[]", tuple: "()", set: "{}", frozenset: "{}", collections.deque: "[]"
+}  # fmt: skip
 
 
 class Digests:
@@ -74,18 +78,18 @@ class Digests:
         left[0] -= 1
         if left[0] < 0 or depth > _DEPTH:
             return ("…", _size(value))
-        if isinstance(value, bytearray):
+        if has_type(value, bytearray):
             return (kind.__qualname__, bytes(value))
         for scalar in (str, bytes, int, float):
-            if isinstance(value, scalar):  # a subclass: its own methods are not asked
-                return (kind.__qualname__, scalar.__hash__(value))  # type: ignore[arg-type]  # as above
-        if isinstance(value, _SHOWN_BY_REPR):
+            if has_type(value, scalar):  # a subclass: its own methods are not asked
+                return (kind.__qualname__, scalar.__hash__(value))
+        if has_type(value, _SHOWN_BY_REPR):
             return (kind.__qualname__, repr(value))
-        if isinstance(value, enum.Enum):
+        if has_type(value, enum.Enum):
             return (kind.__qualname__, value.name)
         if id(value) in seen:
             return ("↑", seen[id(value)])
-        parts = state_of(value, own=self._is_own(kind))
+        parts = _state_of(value, own=self._is_own(kind))
         if parts is None:
             return ("#", kind.__qualname__, id(value))
         seen[id(value)] = len(seen)
@@ -96,7 +100,7 @@ class Digests:
         )
 
 
-def state_of(value: Any, *, own: bool) -> list[Any] | None:
+def _state_of(value: Any, *, own: bool) -> list[Any] | None:
     """The parts of which a value's state consists; None if it is opaque.
 
     Args:
@@ -104,37 +108,37 @@ def state_of(value: Any, *, own: bool) -> list[Any] | None:
         own: whether its class is the service's own.
     """
     kind = type(value)
-    if isinstance(value, _OPAQUE) or (not own and str(kind.__module__).startswith("anypod.")):
+    if has_type(value, _OPAQUE) or (not own and str(kind.__module__).startswith("anypod.")):
         return None
-    if isinstance(value, dict):
+    if has_type(value, dict):
         items = [*_ends(dict.items(value), dict.__len__(value), dict.__reversed__(value), value)]
         return items + _attributes(value)
-    if isinstance(value, list):
+    if has_type(value, list):
         return [
             *_bounded(list.__iter__(value), list.__len__(value), list.__reversed__(value)),
             *_attributes(value),
         ]
-    if isinstance(value, tuple):
+    if has_type(value, tuple):
         return [*islice(tuple.__iter__(value), _WHOLE)]
-    if isinstance(value, set):
+    if has_type(value, set):
         return [*islice(set.__iter__(value), _WHOLE), *_attributes(value)]
-    if isinstance(value, frozenset):
+    if has_type(value, frozenset):
         return [*islice(frozenset.__iter__(value), _WHOLE), *_attributes(value)]
-    if isinstance(value, collections.deque):
+    if has_type(value, collections.deque):
         return [*islice(collections.deque.__iter__(value), _WHOLE)]
-    if isinstance(value, types.MappingProxyType):
+    if has_type(value, types.MappingProxyType):
         return list(value.items())
-    if isinstance(value, random.Random):
+    if has_type(value, random.Random):
         return [random.Random.getstate(value)]
-    if own or isinstance(value, types.SimpleNamespace):
+    if own or has_type(value, types.SimpleNamespace):
         return _attributes(value)
-    if isinstance(
+    if has_type(
         value, (collections.abc.Mapping, collections.abc.Set, collections.abc.MutableSequence)
     ):
         return _attributes(value) or None
-    queued = getattr(value, "queue", None) or getattr(value, "_queue", None)
-    if kind.__module__ in {"queue", "asyncio.queues"} and queued is not None:
-        return list(queued)
+    if kind.__module__ in {"queue", "asyncio.queues"}:
+        attributes = attributes_of(value) or {}
+        return list(attributes.get("queue") or attributes.get("_queue") or ())
     return None
 
 
@@ -153,7 +157,7 @@ def _bounded(items: Any, length: int, backwards: Any) -> list[Any]:
 
 def _attributes(value: Any) -> list[Any]:
     found: list[Any] = []
-    attributes = getattr_static_dict(value)
+    attributes = attributes_of(value)
     if attributes:
         found.extend(list(attributes.items()))
     for base in type(value).__mro__:
@@ -166,19 +170,25 @@ def _attributes(value: Any) -> list[Any]:
     return found
 
 
-def getattr_static_dict(value: Any) -> dict[str, Any] | None:
-    """An object's own attributes, without running a `__getattr__` of its class."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
-    return attributes if isinstance(attributes, dict) else None
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """An object's own attributes, from its type's descriptor: a proxy does not get to answer."""
+    for base in type(value).__mro__:
+        descriptor = base.__dict__.get("__dict__")
+        if isinstance(descriptor, types.GetSetDescriptorType):
+            found = descriptor.__get__(value)
+            return found if type(found) is dict else None
+    return None
+
+
+def has_type(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """`isinstance` by the real type: a proxy's `__class__` would run code and name another's."""
+    return issubclass(type(value), kinds)
 
 
 def _size(value: Any) -> int:
     for base in (dict, list, tuple, set, frozenset, collections.deque):
-        if isinstance(value, base):
-            return base.__len__(value)  # type: ignore[arg-type]  # the loop keeps them together
+        if has_type(value, base):
+            return base.__len__(value)
     return -1
 
 
@@ -187,39 +197,41 @@ def is_plain(value: Any) -> bool:
     return type(value) in _SCALARS
 
 
-def render(value: Any) -> str:
-    """A value in at most 120 characters, as a person would write it."""
-    text = _render(value, 0)
+def render(value: Any, is_own: Callable[[type], bool]) -> str:
+    """A value in at most 120 characters, as a person would write it.
+
+    Args:
+        value: any object.
+        is_own: tells whether a class is the service's own; others' objects are only named.
+    """
+    text = _render(value, 0, is_own)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def _render(value: Any, depth: int) -> str:
+def _render(value: Any, depth: int, is_own: Callable[[type], bool]) -> str:
     kind = type(value)
-    if isinstance(value, (str, bytes)):
-        return repr(value if len(value) <= _SHOWN else value[:_SHOWN])
-    if kind in _SCALARS or isinstance(value, (*_SHOWN_BY_REPR, enum.Enum)):
+    if has_type(value, (str, bytes)):
+        return repr(value[:_SHOWN])
+    if kind in _SCALARS or has_type(value, (*_SHOWN_BY_REPR, enum.Enum)):
         return repr(value)
     if depth > 3:
         return "…"
-    if isinstance(value, dict):
-        pairs = list(islice(dict.items(value), 6))
-        inner = [f"{_render(key, depth + 1)}: {_render(item, depth + 1)}" for key, item in pairs]
-        return _bracketed("{}", inner, dict.__len__(value))
-    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-        brackets = (
-            "()"
-            if isinstance(value, tuple)
-            else "{}"
-            if isinstance(value, (set, frozenset))
-            else "[]"
-        )
-        inner = [_render(item, depth + 1) for item in islice(value, 6)]
-        return _bracketed(brackets, inner, len(value))
-    attributes = getattr_static_dict(value)
-    if attributes and not isinstance(value, _OPAQUE):
+    if has_type(value, dict):
         inner = [
-            f"{name}={_render(item, depth + 1)}"
-            for name, item in islice(list(attributes.items()), 4)
+            f"{_render(key, depth + 1, is_own)}: {_render(item, depth + 1, is_own)}"
+            for key, item in islice(dict.items(value), _LISTED)
+        ]
+        return _bracketed("{}", inner, dict.__len__(value))
+    for base, brackets in _BRACKETS.items():
+        if has_type(value, base):
+            items = islice(base.__iter__(value), _LISTED)
+            inner = [_render(item, depth + 1, is_own) for item in items]
+            return _bracketed(brackets, inner, _size(value))
+    attributes = attributes_of(value) if is_own(kind) and not has_type(value, _OPAQUE) else None
+    if attributes:
+        inner = [
+            f"{name}={_render(item, depth + 1, is_own)}"
+            for name, item in islice(list(attributes.items()), _LISTED)
         ]
         return f"{kind.__qualname__}{_bracketed('()', inner, len(attributes))}"
     return f"<{kind.__qualname__}>"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from anypod.replicas.change import Change
 from anypod.replicas.errors import TreeTooLarge
+from anypod.replicas.watch import Watch
 
 __all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "snapshot"]
 
@@ -33,6 +34,7 @@ MAX_FILES = 50_000
 _YOUNG_NS = 100_000_000  # coarser than any tick of a file system's clock that we have met
 _HASHED = 1 << 20
 _PREVIEW = 120
+_LOOKS = 3  # the first only learns which directories to watch
 _SQLITE = b"SQLite format 3\x00"
 _SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 
@@ -212,11 +214,12 @@ class Disk:
         self._stash = stash
         self._pristine: dict[str, Entry] = {}
         self._seen: dict[str, Entry] = {}
+        self._watch = Watch()
 
     def capture(self) -> None:
         """Remember the present state as the pristine one."""
         remove_tree(self._stash)
-        self._pristine = self._seen = snapshot(self.path)
+        self._pristine = self._settle()
         for name, entry in self._pristine.items():
             if entry.kind == "file" and not self._is_original(name, entry):
                 copy = self._stash / name
@@ -238,6 +241,8 @@ class Disk:
 
     def restore(self) -> None:
         """Put the directory back to the pristine state, touching only what differs."""
+        if self._seen is self._pristine and not self._watch.may_have_changed():
+            return
         present = snapshot(self.path, self._pristine)
         differing = diff(self._pristine, present)
         for name in reversed(differing):
@@ -250,10 +255,10 @@ class Disk:
                 (self.path / name).unlink(missing_ok=True)
         for name in differing:
             if (wanted := self._pristine.get(name)) is not None:
-                self._pristine[name] = self._recreate(name, wanted)
-        self._seen = self._pristine
+                self._recreate(name, wanted)
+        self._pristine = self._settle()
 
-    def _recreate(self, name: str, wanted: Entry) -> Entry:
+    def _recreate(self, name: str, wanted: Entry) -> None:
         path = self.path / name
         if wanted.kind == "link":
             path.symlink_to(wanted.target)
@@ -263,15 +268,25 @@ class Disk:
         else:
             shutil.copy2(self._source(name), path)
             path.chmod(wanted.mode)
-        info = path.lstat()
-        mtime = info.st_mtime_ns if wanted.kind == "file" else 0
-        return Entry(
-            wanted.kind, info.st_ino, mtime, wanted.size, wanted.mode, wanted.target, wanted.content
-        )
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watch.close()
 
     def look(self) -> None:
         """Take the present state as what `changes` compares with next."""
-        self._seen = snapshot(self.path, self._seen)
+        self._settle()
+
+    def _settle(self) -> dict[str, Entry]:
+        """Look, until nothing moved while looking."""
+        for _ in range(_LOOKS):
+            self._watch.begin()
+            self._seen = snapshot(self.path, self._seen)
+            folders = [name for name, entry in self._seen.items() if entry.kind == "directory"]
+            self._watch.cover([self.path, *(self.path / name for name in folders)])
+            if not self._watch.may_have_changed():
+                break
+        return self._seen
 
     def changes(self, tree: Path) -> tuple[Change, ...]:
         """The files and databases that changed since the last look.
@@ -279,7 +294,10 @@ class Disk:
         Args:
             tree: the user's own tree, for the paths in the answer.
         """
-        before, self._seen = self._seen, snapshot(self.path, self._seen)
+        if not self._watch.may_have_changed():
+            return ()
+        before = self._seen
+        self._settle()
         found: dict[str, Change] = {}
         for name in diff(before, self._seen):
             kinds = {entry.kind for entry in (before.get(name), self._seen.get(name)) if entry}

@@ -87,7 +87,7 @@ class Lineage:
         finally:
             watch.stop()
         self.fingerprints = Fingerprints(
-            self.application, disk=self.disk, root=self.root, package=self.target.package
+            self.application, self.target, disk=self.disk, root=self.root
         )
         reason = _why_not_forked({*before, self.channel.fileno(), self.guard.descriptor or -1})
         self.channel.send({"event": "imported", "kind": self.kind, "reason": reason})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -72,6 +73,7 @@ class Replica:
         self._log, self._records = files
         self._kept: tuple[str, tuple[str, ...]] | None = None
         self._lock = threading.Lock()
+        self._asked = 0
 
     def __repr__(self) -> str:
         return f"<Replica pod {self.slot + 1}, process {self.incarnation}, port {self.address[1]}>"
@@ -111,9 +113,12 @@ class Replica:
 
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
         with self._lock:
+            self._asked += 1
             try:
-                self._probe.send(message)
-                return self._probe.receive(_ANSWER_WITHIN)
+                self._probe.send({**message, "number": self._asked})
+                answer = self._probe.receive(_ANSWER_WITHIN)
+                while answer["number"] != self._asked:  # too late for an earlier question
+                    answer = self._probe.receive(_ANSWER_WITHIN)
             except TimeoutError as exc:
                 raise ReplicaUnresponsive(
                     f"pod {self.slot + 1} did not answer the probe within {_ANSWER_WITHIN:g} s: "
@@ -121,6 +126,7 @@ class Replica:
                 ) from exc
             except (EOFError, OSError):
                 return None
+            return answer
 
     def escapes(self) -> tuple[str, ...]:
         """What left the isolation: "not isolated: PATH" for a write, "reached for HOST" (refused)."""
@@ -311,19 +317,21 @@ class Pod:
                 for end in ("log", "records")
             )
             probe, theirs = Channel.pair()
-            with theirs:
-                control.send(
-                    {
-                        "op": "start",
-                        "namespace": namespace,
-                        "log": str(log),
-                        "records": str(records),
-                    },
-                    theirs.fileno(),
-                )
-            self._used = True
-            pid = self._receive(control, _ANSWER_WITHIN, "start")["pid"]
-            port = self._receive(probe, self.site.timeout, "begin to serve")["port"]
+            order = {
+                "op": "start",
+                "namespace": namespace,
+                "log": str(log),
+                "records": str(records),
+            }
+            try:
+                with theirs, contextlib.suppress(OSError):  # a parent that died is told of below
+                    control.send(order, theirs.fileno())
+                self._used = True
+                pid = self._receive(control, _ANSWER_WITHIN, "start")["pid"]
+                port = self._receive(probe, self.site.timeout, "begin to serve")["port"]
+            except BaseException:
+                probe.close()
+                raise
             self.incarnation += 1
             self._replica = Replica(
                 self,
@@ -344,8 +352,11 @@ class Pod:
                 return False
             if not self.forks:
                 return self._process.poll() is None
-            self._control.send({"op": "alive"})
-            return bool(self._control.receive(_ANSWER_WITHIN)["alive"])
+            try:
+                self._control.send({"op": "alive"})
+                return bool(self._control.receive(_ANSWER_WITHIN)["alive"])
+            except (OSError, EOFError):
+                return False  # the parent died, and takes its replica along
 
     def kill(self, first: signal.Signals = signal.SIGKILL, grace: float = 0.0) -> None:
         """End the slot's replica and put its disk back."""
@@ -381,10 +392,17 @@ class Pod:
             if control is not None:
                 control.close()
 
+    def abort(self) -> None:
+        """End the slot's processes at once, also under a thread that waits for one of them."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            kill_group(process.pid)
+
     def remove(self) -> None:
         """End everything and remove the slot's directory."""
         self.kill()
         self.end()
+        self.disk.close()
         remove_tree(self.site.path)
 
 

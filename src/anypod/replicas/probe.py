@@ -17,11 +17,14 @@ from typing import Any
 from anypod.replicas.channel import Channel
 from anypod.replicas.digest import Digests, is_plain, render
 from anypod.replicas.roots import Roots
+from anypod.replicas.target import Target
 
 __all__ = ["Fingerprints", "answer"]
 
 _ATTEMPTS = 5
 _ABSENT = "absent"
+
+_Key = tuple[str, str, str]  # kind, module, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class _Look:
 
     @property
     def text(self) -> str:
-        return render(self.value) if self.shown is None else self.shown
+        return repr(self.value)[:120] if self.shown is None else self.shown
 
 
 class Fingerprints:
@@ -42,16 +45,17 @@ class Fingerprints:
 
     Args:
         application: the application object.
+        target: how the user named it.
         disk: the replica's copy of the tree.
         root: the user's tree.
-        package: the package of APP.
     """
 
-    def __init__(self, application: Any, *, disk: Path, root: Path, package: str) -> None:
-        self._roots = Roots(application, disk=disk, package=package)
+    def __init__(self, application: Any, target: Target, *, disk: Path, root: Path) -> None:
+        self._roots = Roots(application, target, disk=disk)
         self._digests = Digests(self._roots.is_own_class)
         self._disk = disk
         self._root = root
+        self._seen: dict[_Key, _Look] = {}
         self._seen = self._scan()
 
     def look(self) -> None:
@@ -90,7 +94,7 @@ class Fingerprints:
             else file
         )
 
-    def _scan(self) -> dict[tuple[str, str, str], _Look]:
+    def _scan(self) -> dict[_Key, _Look]:
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._scan_once()
@@ -98,18 +102,23 @@ class Fingerprints:
                 continue  # a container changed under our hands: a request is at work
         return self._scan_once()
 
-    def _scan_once(self) -> dict[tuple[str, str, str], _Look]:
-        looks: dict[tuple[str, str, str], _Look] = {}
+    def _scan_once(self) -> dict[_Key, _Look]:
+        looks: dict[_Key, _Look] = {}
         for place in self._roots.places():
-            value, plain = place.value, is_plain(place.value)
-            looks.setdefault(
-                (place.kind, place.module, place.name),
-                _Look(
-                    self._digests.of(value),
-                    value if plain else None,
-                    None if plain else render(value),
-                ),
-            )
+            key = (place.kind, place.module, place.name)
+            digest = self._digests.of(place.value)
+            before = self._seen.get(key)
+            if before is not None and before.digest == digest:
+                looks.setdefault(key, before)  # it also looks the same
+            elif place.kind == "cache":
+                looks.setdefault(
+                    key, _Look(digest, None, str(place.value))
+                )  # told in words already
+            elif is_plain(place.value):
+                looks.setdefault(key, _Look(digest, place.value, None))
+            else:
+                shown = render(place.value, self._roots.is_own_class)
+                looks.setdefault(key, _Look(digest, None, shown))
         return looks
 
 
@@ -126,16 +135,18 @@ def answer(
     try:
         while True:
             message = channel.receive()
+            reply: dict[str, Any] = {"number": message["number"]}
             match message["op"]:
                 case "changes":
-                    channel.send({"changes": fingerprints.changes()})
+                    reply["changes"] = fingerprints.changes()
                 case "caches":
-                    caches = [{"name": cache.name, "ttl": cache.ttl} for cache in _local_caches()]
-                    channel.send({"caches": caches})
+                    reply["caches"] = [
+                        {"name": cache.name, "ttl": cache.ttl} for cache in _local_caches()
+                    ]
                 case "advance":
                     for cache in _local_caches():
                         cache.advance(message["seconds"])
-                    channel.send({})
+            channel.send(reply)
     except (EOFError, OSError):
         if farewell is not None:
             farewell()

@@ -9,6 +9,7 @@ package of APP when that is installed; anypod itself never is, its demo is.
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import sys
 import types
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anypod.replicas.digest import getattr_static_dict
+from anypod.replicas.digest import attributes_of, has_type
+from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots"]
 
@@ -26,6 +28,10 @@ _FRAMEWORK_FUNCTIONS = (
     "teardown_appcontext_funcs", "template_context_processors", "error_handler_spec",
 )  # fmt: skip
 _CACHED = type(functools.lru_cache(lambda: None))
+_STATE = (
+    bool, int, float, str, bytes, type(None), dict, list, set, bytearray, collections.deque,
+    types.FunctionType, _CACHED,
+)  # fmt: skip
 _DEPTH = 3
 
 
@@ -44,28 +50,34 @@ class Roots:
 
     Args:
         application: the application object.
+        target: how the user named it.
         disk: the replica's copy of the tree.
-        package: the package of APP.
     """
 
-    def __init__(self, application: Any, *, disk: Path, package: str) -> None:
+    def __init__(self, application: Any, target: Target, *, disk: Path) -> None:
         self._application = application
+        self._target = target
         self._disk = str(disk) + "/"
-        self._package = package
+        self._own: dict[str, bool] = {}
+        self._modules: list[types.ModuleType] = []
+        self._counted = 0
         self._imported: dict[str, frozenset[str]] = {}
         self._framework: dict[type, frozenset[str]] = {}
         self.modules()  # reads the sources before any request does
 
     def is_own(self, module: str) -> bool:
         """Whether a module, by name, is the service's."""
-        found = sys.modules.get(module)
-        if found is None:
-            return False
+        own = self._own.get(module)
+        if own is None and module in sys.modules:
+            own = self._own[module] = self._judge(module)
+        return bool(own)
+
+    def _judge(self, module: str) -> bool:
         if (module + ".").startswith("anypod.") and not (module + ".").startswith("anypod.demo."):
             return False
-        if (module + ".").startswith(self._package + "."):
+        if (module + ".").startswith(self._target.package + "."):
             return True
-        file = getattr(found, "__file__", None)
+        file = getattr(sys.modules[module], "__file__", None)
         return isinstance(file, str) and file.startswith(self._disk)
 
     def is_own_class(self, kind: type) -> bool:
@@ -74,11 +86,15 @@ class Roots:
 
     def modules(self) -> list[types.ModuleType]:
         """The service's modules, as far as they are loaded."""
-        own = [module for name, module in list(sys.modules.items()) if self.is_own(name)]
-        for module in own:
-            if module.__name__ not in self._imported:
-                self._imported[module.__name__] = _imported_names(module)
-        return own
+        if len(sys.modules) != self._counted:
+            self._counted = len(sys.modules)
+            self._modules = [
+                module for name, module in list(sys.modules.items()) if self.is_own(name)
+            ]
+            for module in self._modules:
+                if module.__name__ not in self._imported:
+                    self._imported[module.__name__] = _imported_names(module)
+        return self._modules
 
     def places(self) -> Iterator[Place]:
         """Every place, each once: an object that several modules import is its definer's."""
@@ -88,11 +104,15 @@ class Roots:
             for module in modules:
                 names = self._imported[module.__name__]
                 for name, value in list(vars(module).items()):
-                    if (name in names) is imported and not name.startswith("__"):
+                    if (name in names) is not imported or name.startswith("__"):
+                        continue
+                    if not imported or self._may_be_state(value):
                         yield from walk.bound(value, name, module.__name__, "global")
-        yield from walk.application(
-            self._application, "app", getattr(self._application, "__module__", "")
-        )
+        yield from walk.application(self._application, self._target.path, self._target.module)
+
+    def _may_be_state(self, value: Any) -> bool:
+        """Whether an imported name can be more than somebody else's tool."""
+        return has_type(value, _STATE) or self.is_own_class(type(value))
 
     def framework_attributes(self, kind: type) -> frozenset[str]:
         """The attributes that a framework itself gives its application objects."""
@@ -108,6 +128,7 @@ class _Walk:
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self._seen: set[int] = set()
+        self._applications: set[int] = set()
 
     def _first(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -119,27 +140,27 @@ class _Walk:
         self, value: Any, name: str, module: str, kind: str, depth: int = 0
     ) -> Iterator[Place]:
         """The places that a name leads to."""
-        if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+        if has_type(value, (types.ModuleType, types.BuiltinFunctionType)):
             return
-        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        if value is None or has_type(value, (bool, int, float, str, bytes)):
             yield Place(kind, name, module, value)
         elif not self._first(value):
             return
-        elif isinstance(value, _CACHED):
+        elif has_type(value, _CACHED):
             info = value.cache_info()
             yield Place("cache", name, module, f"{info.currsize} entries, {info.misses} misses")
             yield from self.bound(value.__wrapped__, name, module, kind, depth)
-        elif isinstance(value, type):
+        elif has_type(value, type):
             if self._roots.is_own_class(value):
                 yield from self._class(value)
-        elif isinstance(value, (types.FunctionType, types.MethodType, staticmethod, classmethod)):
+        elif has_type(value, (types.FunctionType, types.MethodType, staticmethod, classmethod)):
             yield from self._function(getattr(value, "__func__", value), module)
-        elif isinstance(value, functools.partial):
+        elif has_type(value, functools.partial):
             yield from self.bound(value.func, name, module, kind, depth)
             yield Place(kind, name, module, (value.args, value.keywords))
         elif _framework_base(value) is not None:
             yield from self.application(value, name, module)
-        elif self._roots.is_own_class(type(value)) and not isinstance(
+        elif self._roots.is_own_class(type(value)) and not has_type(
             value, (dict, list, tuple, set)
         ):
             yield from self._instance(value, name, module, kind, depth)
@@ -151,14 +172,14 @@ class _Walk:
     def _wrapped(
         self, value: Any, name: str, module: str, kind: str, depth: int
     ) -> Iterator[Place]:
-        attributes = getattr_static_dict(value) or {}
+        attributes = attributes_of(value) or {}
         if (inner := attributes.get("__wrapped__")) is not None and depth < _DEPTH:
             yield from self.bound(inner, name, module, kind, depth + 1)
 
     def _instance(
         self, value: Any, name: str, module: str, kind: str, depth: int
     ) -> Iterator[Place]:
-        attributes = getattr_static_dict(value)
+        attributes = attributes_of(value)
         if depth >= _DEPTH or not attributes:
             yield Place(kind, name, module, value)
             return
@@ -168,7 +189,7 @@ class _Walk:
             (attribute, slot)
             for base in type(value).__mro__
             for attribute, slot in list(vars(base).items())
-            if isinstance(slot, types.MemberDescriptorType)
+            if has_type(slot, types.MemberDescriptorType)
         ]
         for attribute, slot in slots:
             try:
@@ -181,13 +202,13 @@ class _Walk:
         for attribute, item in list(vars(value).items()):
             if attribute.startswith(("__", "_sa_", "_abc_")):
                 continue
-            if isinstance(item, property):
+            if has_type(item, property):
                 functions = [item.fget, item.fset, item.fdel]
-            elif isinstance(item, functools.cached_property):
+            elif has_type(item, functools.cached_property):
                 functions = [item.func]
-            elif isinstance(item, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            elif has_type(item, (types.MemberDescriptorType, types.GetSetDescriptorType)):
                 continue
-            elif hasattr(type(item), "__get__") and not isinstance(
+            elif hasattr(type(item), "__get__") and not has_type(
                 item, (types.FunctionType, staticmethod, classmethod, type, _CACHED)
             ):
                 continue  # a descriptor of a library: columns, fields
@@ -196,11 +217,11 @@ class _Walk:
                 yield from self.bound(item, name, value.__module__, "class attribute")
                 continue
             for function in functions:
-                if isinstance(function, types.FunctionType):
+                if has_type(function, types.FunctionType):
                     yield from self.bound(function, attribute, value.__module__, "class attribute")
 
     def _function(self, function: Any, bound_in: str) -> Iterator[Place]:
-        if not isinstance(function, types.FunctionType):
+        if not has_type(function, types.FunctionType):
             yield from self.bound(
                 function, getattr(function, "__name__", ""), bound_in, "global", _DEPTH
             )
@@ -235,7 +256,7 @@ class _Walk:
             *(function.__kwdefaults__ or {}).items(),
         ]
         for name, value in defaults:
-            if isinstance(value, (dict, list, set, bytearray)) or self._roots.is_own_class(
+            if has_type(value, (dict, list, set, bytearray)) or self._roots.is_own_class(
                 type(value)
             ):
                 yield from self.bound(value, f"{own}({name})", owner, "default")
@@ -247,10 +268,11 @@ class _Walk:
         """What the service hung on a framework's application, and what the framework will call."""
         base = _framework_base(value)
         if base is None:
-            if self._first(value):
-                yield from self.bound(value, name, module, "global")
+            yield from self.bound(value, name, module, "global")
             return
-        self._seen.add(id(value))
+        if id(value) in self._applications:
+            return
+        self._applications.add(id(value))
         attributes = vars(value)
         given = self._roots.framework_attributes(base)
         for attribute, item in list(attributes.items()):
@@ -260,7 +282,7 @@ class _Walk:
             for key, item in list((attributes.get(held) or {}).items()):
                 yield from self.bound(item, f"{name}.{held}[{key!r}]", module, "global")
         if (state := attributes.get("state")) is not None:
-            for key, item in list((getattr_static_dict(state) or {}).get("_state", {}).items()):
+            for key, item in list((attributes_of(state) or {}).get("_state", {}).items()):
                 yield from self.bound(item, f"{name}.state.{key}", module, "global")
         for attribute in _FRAMEWORK_FUNCTIONS:
             yield from self._functions(attributes.get(attribute), module)
@@ -269,20 +291,20 @@ class _Walk:
             yield from self._middleware(attributes.get(link))
 
     def _functions(self, held: Any, module: str) -> Iterator[Place]:
-        if isinstance(held, dict):
+        if has_type(held, dict):
             for item in list(held.values()):
                 yield from self._functions(item, module)
-        elif isinstance(held, list):
+        elif has_type(held, list):
             for item in list(held):
                 yield from self._functions(item, module)
-        elif isinstance(held, (types.FunctionType, types.MethodType)):
+        elif has_type(held, (types.FunctionType, types.MethodType)):
             yield from self.bound(held, held.__name__, module, "global")
 
     def _routes(self, routes: Any, module: str) -> Iterator[Place]:
         for route in list(routes or ()):
-            endpoint = getattr_static_dict(route) or {}
+            endpoint = attributes_of(route) or {}
             for attribute in ("endpoint", "app"):
-                if isinstance(endpoint.get(attribute), (types.FunctionType, _CACHED)):
+                if has_type(endpoint.get(attribute), (types.FunctionType, _CACHED)):
                     yield from self.bound(endpoint[attribute], attribute, module, "global")
             for dependency in getattr(endpoint.get("dependant"), "dependencies", ()):
                 yield from self._functions(getattr(dependency, "call", None), module)
@@ -290,15 +312,15 @@ class _Walk:
             yield from self._routes(nested, module)
 
     def _middleware(self, link: Any) -> Iterator[Place]:
-        while link is not None and not isinstance(link, types.MethodType):
+        while link is not None and not has_type(link, types.MethodType):
             kind = type(link)
             if self._roots.is_own_class(kind) and self._first(link):
-                for attribute, item in list((getattr_static_dict(link) or {}).items()):
+                for attribute, item in list((attributes_of(link) or {}).items()):
                     if attribute not in {"app", "wsgi_app", "application"}:
                         yield from self.bound(
                             item, f"{kind.__qualname__}.{attribute}", kind.__module__, "global"
                         )
-            attributes = getattr_static_dict(link) or {}
+            attributes = attributes_of(link) or {}
             link = (
                 attributes.get("app") or attributes.get("wsgi_app") or attributes.get("application")
             )

@@ -28,7 +28,7 @@ from typing import Self
 
 from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
-from anypod.replicas.errors import BadShare
+from anypod.replicas.errors import BadShare, ReplicaError
 from anypod.replicas.hosts import refuse_remote
 from anypod.replicas.pod import Pod, Replica, Site
 from anypod.replicas.target import Target
@@ -84,6 +84,7 @@ class World:
         self._root = application.root.resolve()
         self._start_seconds = 0.0
         self._prepared = False
+        self._closed = False
         self._lock = threading.RLock()
         self._namespace = _new_namespace()
         shares = [_relative(path, self._root) for path in shared]
@@ -95,6 +96,7 @@ class World:
             self._lay_out(shares)
             self._pods = [self._pod(slot, start_timeout, allow_hosts) for slot in range(slots)]
         except BaseException:
+            self._volume.close()
             remove_tree(self._base)
             raise
 
@@ -141,12 +143,19 @@ class World:
             if self._prepared:
                 return
             for pod in self._pods:
+                self._check_open()
                 pod.disk.capture()
                 pod.import_service(self._namespace)
                 if pod.forks:
                     pod.disk.capture()
             self._volume.capture()
             self._prepared = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ReplicaError(
+                "this world is closed: its replicas and disks are gone; make another"
+            )
 
     @property
     def forks(self) -> bool:
@@ -155,7 +164,7 @@ class World:
         return all(pod.forks for pod in self._pods)
 
     @property
-    def forks_reason(self) -> str:
+    def why_not_forked(self) -> str:
         """Why replicas are not forked, in words; empty if they are."""
         self.prepare()
         return next((pod.reason for pod in self._pods if pod.reason), "")
@@ -185,6 +194,7 @@ class World:
         """
         self.prepare()
         with self._lock:
+            self._check_open()
             self.starts += 1
             serial = self.starts
         began = time.perf_counter()
@@ -197,6 +207,7 @@ class World:
         """Kill every replica, put the volume and all disks back, and begin a new namespace."""
         self.prepare()
         with self._lock:
+            self._check_open()
             for pod in self._pods:
                 pod.incarnation = 0
                 pod.kill()
@@ -207,10 +218,14 @@ class World:
             self._namespace = _new_namespace()
 
     def close(self) -> None:
-        """End every process and remove the world's directory."""
+        """End every process and remove the world's directory; any thread may call it, at any time."""
+        self._closed = True
+        for pod in self._pods:
+            pod.abort()  # a start that another thread waits for fails now, and lets go of the lock
         with self._lock:
             for pod in self._pods:
                 pod.remove()
+            self._volume.close()
             remove_tree(self._base)
 
     def __enter__(self) -> Self:
