@@ -110,6 +110,8 @@ class Store:
         kind = self.driver.classify(failure)
         what = ":".join(command.key.split(":")[2:4])
         detail = str(failure) or type(failure).__name__
+        if advice := self.driver.advice(failure):
+            detail = f"{detail}: {advice}"
         return kind(f"{type(command).__name__} for {what or 'a record'} on {self.url}: {detail}")
 
     def close(self) -> None:

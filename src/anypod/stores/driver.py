@@ -49,6 +49,9 @@ class Driver(Protocol):
     def classify(self, failure: Exception) -> type[StoreError]:
         """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""
 
+    def advice(self, failure: Exception) -> str:
+        """What a raised error means in plain words and what to do next, empty if it says so itself."""
+
     def close(self) -> None:
         """Give up connections and files. Executing afterwards is an error."""
 

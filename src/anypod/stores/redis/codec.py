@@ -1,0 +1,261 @@
+"""Commands as Redis requests, replies as Python values: the scripts' other half.
+
+Invariants:
+    - one command is one request: EVALSHA of its script on the keys of one cluster slot;
+    - durations leave as whole µs, and no clock of this machine takes part;
+    - integers are exact: everything that passes through Lua's doubles stays within ±(2⁵³−1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+from msgspec import Struct
+
+from anypod.commands import (
+    Abandon,
+    Add,
+    Added,
+    AddOutcome,
+    CacheFill,
+    CacheInvalidate,
+    CacheRead,
+    CacheRelease,
+    CacheReply,
+    Claim,
+    Claimed,
+    ClaimStatus,
+    Command,
+    Complete,
+    Document,
+    EndDocument,
+    Existence,
+    Filled,
+    Get,
+    PatchDocument,
+    Patched,
+    PatchOutcome,
+    Put,
+    ReadDocument,
+    Renew,
+    Stored,
+    Total,
+    Versioned,
+)
+
+Part = str | bytes | int
+
+_ADD_OUTCOMES: Final = (AddOutcome.ADDED, AddOutcome.REFUSED, AddOutcome.REUSED)
+_CLAIM_STATUSES: Final = (
+    ClaimStatus.GRANTED,
+    ClaimStatus.IN_FLIGHT,
+    ClaimStatus.COMPLETE,
+    ClaimStatus.REUSED,
+)
+_PATCH_OUTCOMES: Final = (
+    PatchOutcome.PATCHED,
+    PatchOutcome.MISSING,
+    PatchOutcome.EXISTS,
+    PatchOutcome.ENDED,
+)
+_EXISTENCES: Final = {Existence.NEW: 0, Existence.EXISTING: 1, Existence.EITHER: 2}
+
+
+def bulk(part: Part) -> bytes:
+    """One part of a request."""
+    if isinstance(part, bytes):
+        return b"$%d\r\n%b\r\n" % (len(part), part)
+    encoded = str(part).encode("utf-8", "surrogatepass")
+    return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
+
+
+def request(*parts: Part) -> bytes:
+    """A request of these parts."""
+    return b"*%d\r\n%b" % (len(parts), b"".join(map(bulk, parts)))
+
+
+class Script:
+    """A command's script and the beginning of the request that runs it."""
+
+    def __init__(self, name: str) -> None:
+        folder = files(__package__) / "lua"
+        prelude = (folder / "prelude.lua").read_text("utf-8")
+        self.name = name
+        self.text = prelude + (folder / f"{name}.lua").read_text("utf-8")
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.load = request("SCRIPT", "LOAD", self.text)
+        self._evalsha = bulk("EVALSHA") + bulk(self.sha)
+
+    def head(self, keys: int, arguments: int) -> bytes:
+        """Everything before the keys, for so many keys and arguments."""
+        return b"*%d\r\n%b%b" % (3 + keys + arguments, self._evalsha, bulk(keys))
+
+    def call(self, key: str, arguments: Iterable[Part]) -> bytes:
+        """The request that runs the script on one key."""
+        tail = [bulk(argument) for argument in arguments]
+        return self.head(1, len(tail)) + bulk(key) + b"".join(tail)
+
+
+class Codec(Struct, frozen=True):
+    """How one type of command leaves and its reply comes back.
+
+    `encode(command, offset)` gives the whole request; `offset` is the clock's, in µs.
+    """
+
+    script: Script
+    encode: Callable[[Any, int], bytes]
+    decode: Callable[[Any], Any]
+
+
+def micros(seconds: float | None) -> Part:
+    """A duration in whole µs, empty for ever."""
+    return "" if seconds is None else round(seconds * 1_000_000)
+
+
+# --- counters: the commonest command, so its request is put together from prepared pieces
+
+
+_ADD: Final = Script("add")
+_ADD_HEAD: Final = _ADD.head(1, 5)
+_ADD_ONCE_HEAD: Final = _ADD.head(2, 6)
+
+
+@lru_cache(maxsize=1024)
+def _add_tail(offset: int, by: int, floor: int, ceiling: int, ttl: float | None) -> bytes:
+    return b"".join(map(bulk, (offset, by, floor, ceiling, micros(ttl))))
+
+
+def _encode_add(command: Add, offset: int) -> bytes:
+    tail = _add_tail(offset, command.by, command.floor, command.ceiling, command.ttl)
+    if command.once is None:
+        key = command.key.encode()
+        return b"%b$%d\r\n%b\r\n%b" % (_ADD_HEAD, len(key), key, tail)
+    place = f"{{{command.key}}}#{command.once}"  # the braces keep it in the counter's own slot
+    keys = bulk(command.key) + bulk(place)
+    return _ADD_ONCE_HEAD + keys + tail + bulk(micros(command.once_ttl))
+
+
+def _decode_add(reply: Any) -> Added:
+    if type(reply) is int:
+        return Added(reply, AddOutcome.ADDED)
+    value, outcome = reply
+    return Added(value, _ADD_OUTCOMES[outcome])
+
+
+# --- the other commands: their arguments and their replies
+
+
+def _versioned(reply: Any) -> Versioned | None:
+    return None if reply is None else Versioned(reply[0], reply[1])
+
+
+def _put(command: Put) -> tuple[Part, ...]:
+    mode, value = ("delete", b"") if command.value is None else ("put", command.value)
+    expect = "" if command.expect is None else command.expect
+    return mode, value, micros(command.ttl), expect
+
+
+def _stored(reply: Any) -> Stored:
+    return Stored(written=reply[0] == 1, current=_versioned(reply[1]))
+
+
+def _claimed(reply: Any) -> Claimed:
+    status, token, outcome, wait, attempt = reply
+    return Claimed(_CLAIM_STATUSES[status], token, outcome, wait / 1e6, attempt)
+
+
+def _document(reply: Any) -> Document | None:
+    if reply is None:
+        return None
+    version, left, *pairs = reply
+    names = (name.decode("utf-8", "surrogatepass") for name in pairs[::2])
+    fields = dict(zip(names, pairs[1::2], strict=True))
+    return Document(fields, version, None if left is None else left / 1e6)
+
+
+def _patch(command: PatchDocument) -> Iterable[Part]:
+    yield _EXISTENCES[command.existence]
+    yield micros(command.idle)
+    yield micros(command.absolute)
+    yield len(command.drop)
+    yield from command.drop
+    for name, value in command.put.items():
+        yield name
+        yield value
+
+
+def _patched(reply: Any) -> Patched:
+    return Patched(_PATCH_OUTCOMES[reply[0]], reply[1])
+
+
+def _cache_reply(reply: Any) -> CacheReply:
+    payload, version, soft_left, hard_left, load_seconds, lease, lease_left = reply
+    return CacheReply(
+        payload=payload,
+        version=version,
+        stale=payload is not None and soft_left <= 0,
+        soft_left=soft_left / 1e6,
+        hard_left=hard_left / 1e6,
+        load_seconds=float(load_seconds),
+        lease=lease,
+        lease_left=lease_left / 1e6,
+    )
+
+
+def _fill(command: CacheFill) -> tuple[Part, ...]:
+    return (
+        "" if command.lease is None else command.lease,
+        command.schema,
+        command.payload,
+        micros(command.soft),
+        micros(command.hard),
+        repr(command.load_seconds),
+    )
+
+
+def _filled(reply: Any) -> Filled:
+    return Filled(accepted=reply[0] == 1, version=reply[1])
+
+
+def _truth(reply: Any) -> bool:
+    return bool(reply == 1)
+
+
+def _number(reply: Any) -> int:
+    return int(reply)
+
+
+def _codec(
+    name: str, arguments: Callable[[Any], Iterable[Part]], decode: Callable[[Any], Any]
+) -> Codec:
+    script = Script(name)
+
+    def encode(command: Command[Any], offset: int) -> bytes:
+        return script.call(command.key, (offset, *arguments(command)))
+
+    return Codec(script, encode, decode)
+
+
+CODECS: Final[dict[type[Command[Any]], Codec]] = {
+    Add: Codec(_ADD, _encode_add, _decode_add),
+    Total: _codec("total", lambda _: (), _number),
+    Get: _codec("get", lambda _: (), _versioned),
+    Put: _codec("put", _put, _stored),
+    Claim: _codec("claim", lambda c: (c.fingerprint, micros(c.lease), micros(c.ttl)), _claimed),
+    Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth),
+    Complete: _codec("complete", lambda c: (c.token, c.outcome, micros(c.ttl)), _truth),
+    Abandon: _codec("abandon", lambda c: (c.token,), _truth),
+    ReadDocument: _codec("read_document", lambda c: (micros(c.touch),), _document),
+    PatchDocument: _codec("patch_document", _patch, _patched),
+    EndDocument: _codec("end_document", lambda c: (micros(c.keep),), _truth),
+    CacheRead: _codec(
+        "cache_read", lambda c: (c.schema, micros(c.lease), repr(c.early)), _cache_reply
+    ),
+    CacheFill: _codec("cache_fill", _fill, _filled),
+    CacheInvalidate: _codec("cache_invalidate", lambda c: (micros(c.keep),), _number),
+    CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
+}

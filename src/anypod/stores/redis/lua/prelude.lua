@@ -1,0 +1,66 @@
+-- Stands before every command's script. The scripts are stores/specification.py in Lua: a record that is
+-- absent, expired or of another kind means here what it means there.
+--
+-- ARGV[1] is the offset of the store's clock in µs, 0 outside tests. Times are µs, `false` is never.
+-- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest.
+-- The engine's own expiry follows the deadline by a second: it collects garbage and decides nothing.
+
+local key = KEYS[1]
+
+local time
+local function now()
+  if not time then
+    local t = redis.call('TIME')
+    time = t[1] * 1000000 + t[2] + ARGV[1]
+  end
+  return time
+end
+
+local function load(place, kind)
+  local body = redis.call('GET', place)
+  if not body then
+    return nil
+  end
+  if string.byte(body) ~= 1 then
+    error('ANYPOD-FORMAT ' .. tostring(string.byte(body)))
+  end
+  local record = cmsgpack.unpack(string.sub(body, 2))
+  if record[2] and record[2] <= now() then
+    return nil
+  end
+  if record[1] ~= kind then
+    error('ANYPOD-KIND ' .. tostring(record[1]) .. ' ' .. kind)
+  end
+  return record
+end
+
+local function save(place, record)
+  local body = '\1' .. cmsgpack.pack(record)
+  if record[2] then
+    local left = math.ceil((record[2] - now()) / 1000) + 1000
+    redis.call('SET', place, body, 'PX', string.format('%.0f', math.max(left, 1)))
+  else
+    redis.call('SET', place, body)
+  end
+end
+
+local function remove(place)
+  redis.call('DEL', place)
+end
+
+-- A duration in µs as a deadline; the empty string is for ever.
+local function deadline(duration)
+  return duration ~= '' and now() + duration
+end
+
+local function sooner(first, second)
+  if first and second then
+    return math.min(first, second)
+  end
+  return first or second
+end
+
+local function successor(last)
+  return math.max(last + 1, now())
+end
+
