@@ -197,7 +197,9 @@ class Channel(asyncio.Protocol):
             self._watch = None
         if transport is not None:
             transport.abort()
-        self._dialled = None
+        if self._dialled is not None:
+            self._dialled._writer = None  # noqa: SLF001  # its stream is closed; it would warn that not
+            self._dialled = None
         self._fail(sent, failure)
         if self._unsent:
             self._flush()
