@@ -118,6 +118,7 @@ class _Learner(Visitor):
     def __init__(self) -> None:
         self._index = 0
         self._route = ""
+        self._routes: dict[int, str] = {}
         self._samples: list[Sample] = []
         self._seen: set[tuple[int, str]] = set()
         self._wild: set[tuple[int, str]] = set()
@@ -126,7 +127,7 @@ class _Learner(Visitor):
 
     def step(self, one: Exchange, two: Exchange) -> None:
         self._index = one.step.index
-        self._route = one.step.route or one.step.label
+        self._route = self._routes[self._index] = one.step.route or one.step.label
         if isinstance(one.response, Response) and isinstance(two.response, Response):
             walk(one.response, two.response, self)
         elif isinstance(one.response, Response) or isinstance(two.response, Response):
@@ -153,7 +154,18 @@ class _Learner(Visitor):
             frozenset(self._wild),
             frozenset(self._unordered),
             frozenset(self._keyed),
+            self._loose(places),
+            frozenset((self._routes[step], where) for step, where in self._wild),
         )
+
+    def _loose(self, places: dict[tuple[int, str], Place]) -> dict[tuple[str, str], Place]:
+        loose: dict[tuple[str, str], Place] = {}
+        for (step, where), place in places.items():
+            if place.is_loose:
+                key = (self._routes[step], general(where))
+                free = place.loosened
+                loose[key] = free if key not in loose else loose[key].merged(free)
+        return loose
 
     def wants_equal_bodies(self) -> bool:
         return False

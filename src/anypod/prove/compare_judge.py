@@ -50,6 +50,7 @@ class Judgement(Visitor):
         self._noise = noise
         self._bijection = Bijection()
         self._index = 0
+        self._route = ""
         self._expected_at: float | None = None
         self._got_at: float | None = None
         self._now = time.time()
@@ -60,6 +61,7 @@ class Judgement(Visitor):
     def step(self, one: Exchange, two: Exchange) -> None:
         """Judge the next step; the steps come in the order of the trace."""
         self._index = one.step.index
+        self._route = one.step.route or one.step.label
         self._found_before = self._found
         if isinstance(one.response, Response) and isinstance(two.response, Response):
             self._expected_at, self._got_at = _at(one.response), _at(two.response)
@@ -159,7 +161,7 @@ class Judgement(Visitor):
         """Judge two values."""
         if self._is_wild(where):
             return
-        place = self._noise.place(self._index, where)
+        place = self._noise.place(self._index, self._route, where)
         if place is None and expected == got:
             return
         if place is not None and place.is_free and bool(expected) == bool(got):
@@ -236,10 +238,10 @@ class Judgement(Visitor):
     # What is said.
 
     def _is_wild(self, where: str) -> bool:
-        if self._noise.is_wild(self._index, where):
+        if self._noise.is_wild(self._index, self._route, where):
             return True
         text = where.startswith("body ") and not where.startswith("body $")
-        return text and self._noise.is_wild(self._index, "body")
+        return text and self._noise.is_wild(self._index, self._route, "body")
 
     def _value(self, where: str, expected: str, got: str) -> None:
         self.differs(where, "value", _told(where, expected), _told(where, got))

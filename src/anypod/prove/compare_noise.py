@@ -62,6 +62,9 @@ class Known:
         generals: the same without positions in lists, for items that were not there when learning.
         seen: every place that was compared when learning.
         wild: places that mean nothing.
+        loose: by route and place, what is neither constant nor one-to-one: a random choice may
+            well come out alike twice in one step, and says so in another step of its route.
+        wild_routes: by route and place, what may be there or not.
         unordered: lists that come in any order.
         keyed: objects whose members are named by generated values.
     """
@@ -72,21 +75,24 @@ class Known:
     wild: frozenset[tuple[int, str]] = frozenset()
     unordered: frozenset[tuple[int, str]] = frozenset()
     keyed: frozenset[tuple[int, str]] = frozenset()
+    loose: dict[tuple[str, str], Place] = field(default_factory=dict)
+    wild_routes: frozenset[tuple[str, str]] = frozenset()
 
     def not_compared(self) -> tuple[tuple[int, str], ...]:
         """Places that no comparison looks at, as step and place, for an honest report."""
         free = {key for key, place in self.places.items() if place.is_loose}
         return tuple(sorted(self.wild | free))
 
-    def place(self, step: int, where: str) -> Place | None:
+    def place(self, step: int, route: str, where: str) -> Place | None:
         """What is generated at a place, if anything."""
-        if (step, where) in self.seen or (step, where) in self.places:
-            return self.places.get((step, where))
-        return self.generals.get((step, general(where)))
+        known = self.places.get((step, where))
+        if known is None and (step, where) not in self.seen:
+            known = self.generals.get((step, general(where)))
+        return self.loose.get((route, general(where))) if known is None else known
 
-    def is_wild(self, step: int, where: str) -> bool:
+    def is_wild(self, step: int, route: str, where: str) -> bool:
         """Whether a place means nothing at all."""
-        return (step, where) in self.wild
+        return (step, where) in self.wild or (route, where) in self.wild_routes
 
     def is_unordered(self, step: int, where: str) -> bool:
         """Whether a list comes in any order."""
