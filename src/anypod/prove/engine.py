@@ -118,6 +118,7 @@ class _Proof:
     warnings: dict[str, None] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     partial: bool = False
+    inconclusive: bool = False
     _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
     _explained: set[tuple[Kind, str]] = field(default_factory=set)
     _explaining: set[tuple[Kind, str]] = field(default_factory=set)
@@ -138,7 +139,7 @@ class _Proof:
             try:
                 self._run(fleet)
             except KeyboardInterrupt:
-                self.partial = True
+                self.partial = self.inconclusive = True
                 self.left_out.insert(0, "what was left when it was interrupted")
             finally:
                 self.done.starts = fleet.starts()
@@ -235,8 +236,7 @@ class _Proof:
                 case Repeated():
                     self._repeated(result)
                 case Identified():
-                    for divergence in result.divergences:
-                        self._diverged(divergence)
+                    self._identified(result)
             self._progress(plan, result)
 
     # --- what follows from a result
@@ -272,7 +272,7 @@ class _Proof:
         key = self._key(result.suspect)
         self._explaining.discard(key)
         if not result.finished:
-            self.partial = True
+            self.partial = self.inconclusive = True
             self.left_out.append(
                 f"explaining a difference at {key[1]} ({key[0]}): the time was used up"
             )
@@ -309,6 +309,13 @@ class _Proof:
         self.done.requests += len(self.workload.steps) + 1
         if result.found is not None:
             self.not_retry_safe.append(result.found)
+
+    def _identified(self, result: Identified) -> None:
+        if not result.finished:
+            self.partial = self.inconclusive = True
+            self.left_out.append("answers that depend on the process: the time was used up")
+        for divergence in result.divergences:
+            self._diverged(divergence)
 
     def _found(self, explanation: Explanation) -> None:
         match explanation.finding:
@@ -441,4 +448,5 @@ class _Proof:
             starts=self.done.starts,
             seconds=seconds,
             partial=self.partial,
+            inconclusive=self.inconclusive or not coverage.schedules[0],
         )

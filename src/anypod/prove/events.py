@@ -155,7 +155,12 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole of a proof. `exit_code` is 0 without a difference, 1 with one, 2 when it could not run."""
+    """The whole of a proof.
+
+    `partial` says that not all of the plan was played. `inconclusive` says that this matters for the
+    verdict: it was interrupted, a difference that was seen was not explained in time, or nothing
+    was played at all.
+    """
 
     outcome: Outcome
     claim: str
@@ -169,6 +174,7 @@ class Verdict:
     starts: int = 0
     seconds: float = 0.0
     partial: bool = False
+    inconclusive: bool = False
     reason: str = ""
 
     @property
@@ -178,7 +184,7 @@ class Verdict:
             return 2
         if self.outcome is Outcome.DIFFERENT:
             return 1
-        return 2 if self.partial else 0
+        return 2 if self.inconclusive else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,10 +263,12 @@ class Explainer:
         hint = ""
         if kind is Kind.RETRY:
             hint = "a client that gets no answer sends it again: make it take effect once"
-        elif self.judge.is_declared_stale(shown.expected, shown.played.trace, suspect.step):
+        elif kind is Kind.STALE_COPY and self.judge.is_declared_stale(
+            shown.expected, shown.played.trace, suspect.step
+        ):
             hint = (
-                "this is an answer from before; where that is acceptable for a while, "
-                f"say so: `# @stale 300s` before line {step.line}, or an anypod cache with a TTL"
+                "an old answer may be acceptable for a while: an anypod LocalCache says so "
+                f"itself, or write `# @stale 300s` before line {step.line} of the workload"
             )
         return Divergence(
             route=blamed,

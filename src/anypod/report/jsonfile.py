@@ -25,6 +25,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "exit_code": verdict.exit_code,
         "partial": verdict.partial,
+        "inconclusive": verdict.inconclusive,
         "coverage": _coverage(verdict.coverage),
         "divergences": [_divergence(divergence) for divergence in verdict.divergences],
         "unconfirmed": [_divergence(divergence) for divergence in verdict.unconfirmed],
