@@ -107,7 +107,7 @@ class LocalModel(RuleBasedStateMachine):
 
     @rule()
     def fork(self):
-        self.cache.forget_flights()
+        self.cache.relink()
 
     @invariant()
     def the_queue_holds_what_the_dict_holds(self):

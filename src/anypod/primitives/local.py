@@ -257,9 +257,8 @@ class LocalCache:
             entry = self._sieve.find(stored)
             return entry is not None and self._sieve.remove(entry)
 
-    def forget_flights(self) -> None:
-        """Be whole again in a forked child: no flights, a free lock, a queue that is linked through."""
-        self._flights.forget()
+    def relink(self) -> None:
+        """Be whole again in a forked child, where a change of another thread may have stopped halfway."""
         self._sieve.relink()
 
     def _lifetime(self) -> float:
@@ -334,7 +333,7 @@ def cached(
 
 def _after_fork() -> None:
     for cache in list(LIVE):
-        cache.forget_flights()
+        cache.relink()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -19,7 +19,9 @@ Invariants:
 from __future__ import annotations
 
 import inspect
+import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -102,6 +104,7 @@ class Flight:
 _loading: ContextVar[Flight | None] = ContextVar("anypod_loading", default=None)
 # Guards every `Flight.blocked_on`, of all caches: a circle may lead through several.
 _graph = threading.RLock()
+_LIVE: Final[weakref.WeakSet[SingleFlight]] = weakref.WeakSet()
 
 
 class SingleFlight:
@@ -115,22 +118,36 @@ class SingleFlight:
             finalizer or a signal handler may use the cache in the thread that holds it.
     """
 
-    __slots__ = ("_flights", "lock", "name")
+    __slots__ = ("__weakref__", "_flights", "lock", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = threading.RLock()
         self._flights: dict[Hashable, Flight] = {}
+        _LIVE.add(self)
 
-    def run(self, key: Hashable, load: Callable[[], T], berth: Berth | None = None) -> T:
+    def run(
+        self,
+        key: Hashable,
+        load: Callable[[], T],
+        berth: Berth | None = None,
+        *,
+        displace: bool = False,
+    ) -> T:
         """Load `key`, or wait for the flight that is loading it.
+
+        Args:
+            key: what is loaded.
+            load: called without arguments by the caller who leads the flight.
+            berth: where the value may be found and is kept; None keeps nothing.
+            displace: lead in any case; later callers join this flight instead of an earlier one.
 
         Raises:
             ReentrantLoad: the load waits for its own result.
             Exception: whatever the loader raised.
         """
         while True:
-            found, leading = self._join(key, None, berth)
+            found, leading = self._join(key, None, berth, displace)
             if isinstance(found, Landed):
                 return cast(T, found.value)
             if leading:
@@ -149,14 +166,19 @@ class SingleFlight:
                 raise outcome.again()
 
     async def arun(
-        self, key: Hashable, load: Callable[[], Awaitable[T]], berth: Berth | None = None
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[T]],
+        berth: Berth | None = None,
+        *,
+        displace: bool = False,
     ) -> T:
-        """Load `key`, or wait for the flight that is loading it; raises as `run` does."""
+        """Load `key`, or wait for the flight that is loading it; as `run`."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         while True:
-            found, leading = self._join(key, loop, berth)
+            found, leading = self._join(key, loop, berth, displace)
             if isinstance(found, Landed):
                 return cast(T, found.value)
             if leading:
@@ -185,10 +207,14 @@ class SingleFlight:
     # --- joining and leaving ----------------------------------------------------------------------
 
     def _join(
-        self, key: Hashable, loop: asyncio.AbstractEventLoop | None, berth: Berth | None
+        self,
+        key: Hashable,
+        loop: asyncio.AbstractEventLoop | None,
+        berth: Berth | None,
+        displace: bool,
     ) -> tuple[Landed, None] | tuple[Flight, bool]:
         with self.lock:
-            flight = self._flights.get(key)
+            flight = None if displace else self._flights.get(key)
             if flight is not None and not (flight.loop is not loop and flight.orphaned()):
                 flight.callers += 1
                 return flight, False
@@ -390,3 +416,13 @@ def _reaches(start: Flight, goal: Flight) -> bool:
 def _resolve(landed: asyncio.Future[None]) -> None:
     if not landed.done():
         landed.set_result(None)
+
+
+def _after_fork() -> None:
+    global _graph  # noqa: PLW0603  # the lock that a thread of the parent may have held
+    _graph = threading.RLock()
+    for flights in list(_LIVE):
+        flights.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,461 @@
+"""A cache that every replica shares: what one invalidates, no replica serves again.
+
+    data = state.cache("data", ttl=300.0)
+    item = data.get_or_load(item_id, lambda: database.fetch(item_id))
+    ...
+    database.update(item_id, ...)
+    data.invalidate(item_id)          # after the write is committed
+
+A value is fresh for `ttl` seconds and, for `stale` seconds more, served while somebody loads it again
+or while loading fails. The right to load is a lease in the store: one replica loads, the others wait,
+and an invalidation voids the lease, so that a load which began before cannot be stored after it
+(leases: Nishtala et al., NSDI'13). Shortly before its end a value is loaded again by one reader in
+advance (XFetch: Vattani, Chierichetti, Lowenstein, VLDB 2015).
+
+Invariants:
+    - a call that begins after `invalidate` or `put` returned, on any replica, does not get the value
+      from before: every call reads the store itself, and a caller who waits for another's load takes
+      its value only if the store accepted it, which it does only if nothing intervened;
+    - a hit costs one exchange, a miss two and the load;
+    - callers get values of their own, decoded from the stored form, also the one who loaded;
+    - what cannot be decoded is a miss and is replaced;
+    - a failed invalidation raises; nothing else has to fail when the store does (`down`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, cast
+
+from msgspec import Struct
+
+from anypod.commands import (
+    CacheFill,
+    CacheInvalidate,
+    CacheRead,
+    CacheRelease,
+    CacheReply,
+    Filled,
+)
+from anypod.errors import ConfigurationError, RecordError, StoreError
+from anypod.flow import Call, Flow, Sleep, arun, run
+from anypod.keys import Key, encode
+from anypod.primitives.local_flight import SingleFlight
+from anypod.serializer import Serializer, Undecodable
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_log: Final = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = (
+    0.01  # seconds between two looks at a load elsewhere: doubled up to the longest
+)
+_LONGEST_PAUSE: Final = 0.25
+_LOG_EVERY: Final = 10.0  # seconds between two log lines about the same trouble
+
+
+class _Answer(Struct, frozen=True):
+    """What a flight brings. `shared`: also for those who joined it later than its own look."""
+
+    payload: bytes
+    shared: bool
+
+
+class _Fly(Protocol):
+    def __call__(
+        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
+    ) -> tuple[_Answer, bool] | Awaitable[tuple[_Answer, bool]]:
+        """Run `flow()` in a flight; tell whether this caller led it."""
+
+
+class Cache(Generic[T]):
+    """Values that all replicas share for a while. Made by `State.cache`.
+
+    Args:
+        store: where the values are.
+        name: names the cache: 1 to 100 letters, digits, `_`, `.` or `-`.
+        ttl: seconds for which a value is fresh.
+        stale: seconds after that for which it is still served while it is being loaded again, or when
+            loading fails.
+        type: what to decode values into; None keeps plain data.
+        schema: change it when the meaning of the values changes: a deploy then reads none of the old.
+        lease: seconds that a load may take; one that takes longer is answered but not stored if
+            another began meanwhile.
+        wait: seconds to wait for a load elsewhere before loading alone.
+        beta: how eagerly a value is loaded again before its end, in multiples of its load time; 0 never.
+        jitter: 0 to below 1; shortens each value's `ttl` by a random part of up to this.
+        down: what a read does without the store: "allow" loads without it, and says so in the log;
+            "raise" raises.
+
+    Raises:
+        ConfigurationError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        ttl: float,
+        stale: float = 0.0,
+        type: Any = None,  # noqa: A002  # the field's term
+        schema: str = "",
+        lease: float = 10.0,
+        wait: float = 5.0,
+        beta: float = 1.0,
+        jitter: float = 0.0,
+        down: Literal["allow", "raise"] = "allow",
+    ) -> None:
+        for what, seconds, least in (
+            ("ttl", ttl, False),
+            ("stale", stale, True),
+            ("lease", lease, False),
+            ("wait", wait, True),
+            ("beta", beta, True),
+        ):
+            if not (0 < seconds < math.inf or (least and seconds == 0)):
+                raise ConfigurationError(
+                    f"cache {name!r}: {what} must be {'at least' if least else 'above'} 0 and finite, "
+                    f"not {seconds!r}"
+                )
+        if not 0 <= jitter < 1:
+            raise ConfigurationError(
+                f"cache {name!r}: jitter must be at least 0 and below 1, not {jitter!r}"
+            )
+        if down not in ("allow", "raise"):
+            raise ConfigurationError(
+                f"cache {name!r}: down must be 'allow' or 'raise', not {down!r}"
+            )
+        self.name = name
+        self.ttl = float(ttl)
+        self.stale = float(stale)
+        self.lease = lease
+        self.wait = wait
+        self.beta = beta
+        self.jitter = jitter
+        self.down = down
+        self.schema = schema
+        self._store = store
+        self._type = type
+        self._serializer: Serializer[T] = Serializer(type)
+        self._flights = SingleFlight(name)
+        self._prefix = ""
+        self._logged = -math.inf
+
+    def get(self, key: Key, default: D | None = None) -> T | D | None:
+        """The value at `key` while it is fresh, else `default`. Loads nothing.
+
+        Raises:
+            StoreError: only with `down="raise"`.
+        """
+        return run(self._store, self._get(key, default))
+
+    async def aget(self, key: Key, default: D | None = None) -> T | D | None:
+        """`get`, awaiting."""
+        return await arun(self._store, self._get(key, default))
+
+    def get_or_load(self, key: Key, loader: Callable[[], T], *, ttl: float | None = None) -> T:
+        """The value at `key`, loaded by one caller on one replica if it is not there.
+
+        Args:
+            key: what to find it by.
+            loader: called without arguments when this caller has to load; what it raises reaches
+                everybody who waits for it in this process, and nothing is stored, unless an old value
+                may still be served.
+            ttl: seconds for which a value loaded now is fresh, instead of the cache's own.
+
+        Raises:
+            ReentrantLoad: the loader asks for the same key again.
+            TypeError: the loaded value would not come back equal, or is not of the cache's type.
+            StoreError: only with `down="raise"`.
+        """
+        return run(self._store, self._get_or_load(key, loader, ttl, self._fly))
+
+    async def aget_or_load(
+        self, key: Key, loader: Callable[[], Awaitable[T] | T], *, ttl: float | None = None
+    ) -> T:
+        """`get_or_load`, awaiting; a cancelled caller harms no other who waits for the same load."""
+        return await arun(self._store, self._get_or_load(key, loader, ttl, self._afly))
+
+    def put(self, key: Key, value: T, *, ttl: float | None = None) -> None:
+        """Store `value`, whatever stands there; a load that began before is not stored any more.
+
+        Args:
+            key: what to find it by.
+            value: what to store.
+            ttl: seconds for which it is fresh, instead of the cache's own.
+
+        Raises:
+            TypeError: the value would not come back equal, or is not of the cache's type.
+            StoreError: it was not stored, or nobody knows; see its class.
+        """
+        run(self._store, self._put(key, value, ttl))
+
+    async def aput(self, key: Key, value: T, *, ttl: float | None = None) -> None:
+        """`put`, awaiting."""
+        await arun(self._store, self._put(key, value, ttl))
+
+    def invalidate(self, key: Key) -> None:
+        """Forget the value at `key` on every replica, and void every load of it that has begun.
+
+        Call it after the write that it is for was committed.
+
+        Raises:
+            StoreError: the old value may still be served until its `ttl` is over; invalidate again.
+        """
+        run(self._store, self._invalidate(key))
+
+    async def ainvalidate(self, key: Key) -> None:
+        """`invalidate`, awaiting."""
+        await arun(self._store, self._invalidate(key))
+
+    def __repr__(self) -> str:
+        return f"Cache({self.name!r}, ttl={self.ttl:g}, stale={self.stale:g})"
+
+    # --- flows ------------------------------------------------------------------------------------
+
+    def _get(self, key: Key, default: D | None) -> Flow[T | D | None]:
+        reply = yield from self._read(self._address(key), lease=0.0, early=0.0)
+        if reply is None or reply.payload is None or reply.stale:
+            return default
+        try:
+            return self._serializer.decode(reply.payload)
+        except Undecodable:
+            return default
+
+    def _get_or_load(
+        self, key: Key, loader: Callable[[], Any], ttl: float | None, fly: _Fly
+    ) -> Flow[T]:
+        address = self._address(key)
+        life = self._life(ttl)
+        patience = time.monotonic() + self.wait
+        mended = False
+        while True:
+            reply = yield from self._read(address, lease=self.lease, early=self._early())
+            if reply is not None and reply.payload is not None and reply.lease is None:
+                answer = _Answer(reply.payload, shared=False)
+            else:
+                flow, displace = self._flight(address, reply, loader, life, patience)
+                answer, led = yield Call(partial(fly, address, flow, displace))
+                if not led and not answer.shared:
+                    continue  # it may be older than this call: look again
+            try:
+                return self._serializer.decode(answer.payload)
+            except Undecodable as failure:
+                if mended:
+                    raise RecordError(
+                        f"cache {self.name!r}: another replica stores what this one cannot decode "
+                        f"({failure}); give the new version of the values another schema="
+                    ) from failure
+                mended = True
+                yield CacheInvalidate(address, self._memory)
+
+    def _flight(
+        self,
+        address: str,
+        reply: CacheReply | None,
+        loader: Callable[[], Any],
+        life: float,
+        patience: float,
+    ) -> tuple[Callable[[], Flow[_Answer]], bool]:
+        """What to do after a look that brought no value to serve, and whether to lead in any case."""
+        if reply is None:
+            return partial(self._load_alone, loader, shared=True), False
+        if reply.lease is not None:
+            return partial(self._load, address, reply.lease, reply.payload, loader, life), True
+        return partial(self._wait, address, reply.lease_left, loader, life, patience), False
+
+    def _load(
+        self,
+        address: str,
+        lease: int,
+        old: bytes | None,
+        loader: Callable[[], Any],
+        life: float,
+    ) -> Flow[_Answer]:
+        """Load and store under the lease; `old` is what may still be served."""
+        began = time.monotonic()
+        try:
+            payload = yield from self._loaded(loader)
+        except Exception as failure:
+            if old is not None:
+                # The lease stands until it runs out: so long nobody tries again, and all serve this.
+                self._say(
+                    "loading failed (%s: %s); serving the old value",
+                    type(failure).__name__,
+                    failure,
+                )
+                return _Answer(old, shared=False)
+            yield from self._release(address, lease)
+            raise
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._release(address, lease)
+            raise
+        took = time.monotonic() - began
+        fill = CacheFill(address, lease, self.schema, payload, life, life + self.stale, took)
+        try:
+            filled: Filled = yield fill
+        except StoreError as failure:
+            if self.down == "raise":
+                raise
+            self._say("a loaded value could not be stored: %s", failure)
+            return _Answer(payload, shared=False)
+        if not filled.accepted and took > self.lease:
+            self._say("a load took %.1f s, longer than its lease of %.1f s", took, self.lease)
+        return _Answer(payload, shared=filled.accepted)
+
+    def _load_alone(self, loader: Callable[[], Any], *, shared: bool) -> Flow[_Answer]:
+        """Load without storing: the store cannot be reached, or somebody else takes too long."""
+        payload = yield from self._loaded(loader)
+        return _Answer(payload, shared)
+
+    def _wait(
+        self,
+        address: str,
+        left: float,
+        loader: Callable[[], Any],
+        life: float,
+        patience: float,
+    ) -> Flow[_Answer]:
+        """Wait for the value that somebody else loads, on another replica or just before us here."""
+        pause = _FIRST_PAUSE
+        while True:
+            rest = patience - time.monotonic()
+            if rest <= 0:
+                return (yield from self._load_alone(loader, shared=False))
+            yield Sleep(min(pause, rest, max(left, 0.001)))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            reply = yield from self._read(address, lease=self.lease, early=0.0)
+            if reply is None:
+                return (yield from self._load_alone(loader, shared=True))
+            if reply.lease is not None:
+                return (yield from self._load(address, reply.lease, reply.payload, loader, life))
+            if reply.payload is not None:
+                return _Answer(reply.payload, shared=False)
+            left = reply.lease_left
+
+    def _put(self, key: Key, value: T, ttl: float | None) -> Flow[None]:
+        address = self._address(key)
+        life = self._life(ttl)
+        fill = CacheFill(address, None, self.schema, self._encoded(value), life, life + self.stale)
+        self._detach(address)
+        yield fill
+        self._detach(address)
+
+    def _invalidate(self, key: Key) -> Flow[None]:
+        address = self._address(key)
+        # Before, so that nobody joins a load that the command is about to void; after, because one may
+        # have begun in between.
+        self._detach(address)
+        yield CacheInvalidate(address, self._memory)
+        self._detach(address)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def _read(self, address: str, *, lease: float, early: float) -> Flow[CacheReply | None]:
+        """Look into the store; None if it cannot tell and the caller may go on without."""
+        try:
+            reply: CacheReply = yield CacheRead(address, self.schema, lease, early)
+        except RecordError as failure:
+            self._say("a record cannot be read and is left as it is: %s", failure)
+            return None
+        except StoreError as failure:
+            if self.down == "raise":
+                raise
+            self._say("reading without the store: %s", failure)
+            return None
+        return reply
+
+    def _release(self, address: str, lease: int) -> Flow[None]:
+        try:
+            yield CacheRelease(address, lease)
+        except StoreError as failure:  # it runs out by itself
+            self._say("a lease could not be given back: %s", failure)
+
+    def _loaded(self, loader: Callable[[], Any]) -> Flow[bytes]:
+        value: Any = yield Call(loader)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise TypeError(
+                f"cache {self.name!r}: the loader returned a coroutine; use aget_or_load for it"
+            )
+        return self._encoded(cast(T, value))
+
+    def _encoded(self, value: T) -> bytes:
+        payload = self._serializer.encode(value)
+        if self._type is not None:
+            try:
+                self._serializer.decode(payload)
+            except Undecodable as failure:
+                raise TypeError(
+                    f"cache {self.name!r} holds {self._type!r}, and this value is not one: {failure}"
+                ) from failure
+        return payload
+
+    # --- odds and ends ----------------------------------------------------------------------------
+
+    def _fly(
+        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
+    ) -> tuple[_Answer, bool]:
+        led = False
+
+        def lead() -> _Answer:
+            nonlocal led
+            led = True
+            return run(self._store, flow())
+
+        return self._flights.run(address, lead, displace=displace), led
+
+    async def _afly(
+        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
+    ) -> tuple[_Answer, bool]:
+        led = False
+
+        async def lead() -> _Answer:
+            nonlocal led
+            led = True
+            return await arun(self._store, flow())
+
+        return await self._flights.arun(address, lead, displace=displace), led
+
+    def _detach(self, address: str) -> None:
+        with self._flights.lock:
+            self._flights.detach(address)
+
+    def _address(self, key: Key) -> str:
+        if not self._prefix:
+            self._prefix = self._store.prefix("cache", self.name)
+        return self._prefix + encode(key)
+
+    def _life(self, ttl: float | None) -> float:
+        if ttl is None:
+            ttl = self.ttl
+        elif not 0 < ttl < math.inf:
+            raise ValueError(f"cache {self.name!r}: ttl must be seconds above 0, not {ttl!r}")
+        return ttl if not self.jitter else ttl * (1.0 - self.jitter * random.random())
+
+    def _early(self) -> float:
+        return -self.beta * math.log(1.0 - random.random()) if self.beta else 0.0
+
+    @property
+    def _memory(self) -> float:
+        """Seconds for which an invalidation is remembered: longer than any lease given before it."""
+        return max(60.0, 2 * self.lease)
+
+    def _say(self, message: str, *details: object) -> None:
+        now = time.monotonic()
+        if now - self._logged >= _LOG_EVERY:
+            self._logged = now
+            _log.warning("cache %r: " + message, self.name, *details)
