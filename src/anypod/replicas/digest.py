@@ -26,7 +26,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "render"]
+__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "own_items", "render"]
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -43,7 +43,9 @@ _WHOLE = 10_000  # entries of one container; of a longer one, both ends and the 
 _NODES = 20_000  # values looked at below one root
 _DEPTH = 12
 _SHOWN = 120
+_HEAD = 40
 _LISTED = 6
+_DEPTH_SHOWN = 3
 _BRACKETS: dict[type[Any], str] = {
     list: "[]", tuple: "()", set: "{}", frozenset: "{}", collections.deque: "[]"
 }  # fmt: skip
@@ -112,18 +114,18 @@ def _state_of(value: Any, *, own: bool) -> list[Any] | None:
         return None
     if has_type(value, dict):
         items = [*_ends(dict.items(value), dict.__len__(value), dict.__reversed__(value), value)]
-        return items + _attributes(value)
+        return items + own_items(value)
     if has_type(value, list):
         return [
             *_bounded(list.__iter__(value), list.__len__(value), list.__reversed__(value)),
-            *_attributes(value),
+            *own_items(value),
         ]
     if has_type(value, tuple):
         return [*islice(tuple.__iter__(value), _WHOLE)]
     if has_type(value, set):
-        return [*islice(set.__iter__(value), _WHOLE), *_attributes(value)]
+        return [*islice(set.__iter__(value), _WHOLE), *own_items(value)]
     if has_type(value, frozenset):
-        return [*islice(frozenset.__iter__(value), _WHOLE), *_attributes(value)]
+        return [*islice(frozenset.__iter__(value), _WHOLE), *own_items(value)]
     if has_type(value, collections.deque):
         return [*islice(collections.deque.__iter__(value), _WHOLE)]
     if has_type(value, types.MappingProxyType):
@@ -131,11 +133,11 @@ def _state_of(value: Any, *, own: bool) -> list[Any] | None:
     if has_type(value, random.Random):
         return [random.Random.getstate(value)]
     if own or has_type(value, types.SimpleNamespace):
-        return _attributes(value)
+        return own_items(value)
     if has_type(
         value, (collections.abc.Mapping, collections.abc.Set, collections.abc.MutableSequence)
     ):
-        return _attributes(value) or None
+        return own_items(value) or None
     if kind.__module__ in {"queue", "asyncio.queues"}:
         attributes = attributes_of(value) or {}
         return list(attributes.get("queue") or attributes.get("_queue") or ())
@@ -155,11 +157,9 @@ def _bounded(items: Any, length: int, backwards: Any) -> list[Any]:
     return [*islice(items, _WHOLE // 2), *islice(backwards, _WHOLE // 2)]
 
 
-def _attributes(value: Any) -> list[Any]:
-    found: list[Any] = []
-    attributes = attributes_of(value)
-    if attributes:
-        found.extend(list(attributes.items()))
+def own_items(value: Any) -> list[tuple[str, Any]]:
+    """The attributes that an object itself holds, in its `__dict__` and in slots."""
+    found = list((attributes_of(value) or {}).items())
     for base in type(value).__mro__:
         for name, slot in list(vars(base).items()):
             if isinstance(slot, types.MemberDescriptorType):
@@ -205,38 +205,55 @@ def render(value: Any, is_own: Callable[[type], bool]) -> str:
         is_own: tells whether a class is the service's own; others' objects are only named.
     """
     text = _render(value, 0, is_own)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_HEAD]}…{text[_HEAD + 1 - _SHOWN :]}"
 
 
 def _render(value: Any, depth: int, is_own: Callable[[type], bool]) -> str:
     kind = type(value)
     if has_type(value, (str, bytes)):
-        return repr(value[:_SHOWN])
+        return repr(value if len(value) <= _SHOWN else value[:_HEAD] + value[-_HEAD:])
     if kind in _SCALARS or has_type(value, (*_SHOWN_BY_REPR, enum.Enum)):
         return repr(value)
-    if depth > 3:
+    if depth > _DEPTH_SHOWN:
         return "…"
+
+    def pair(key: Any, item: Any) -> str:
+        return f"{_render(key, depth + 1, is_own)}: {_render(item, depth + 1, is_own)}"
+
     if has_type(value, dict):
-        inner = [
-            f"{_render(key, depth + 1, is_own)}: {_render(item, depth + 1, is_own)}"
-            for key, item in islice(dict.items(value), _LISTED)
-        ]
-        return _bracketed("{}", inner, dict.__len__(value))
+        length = dict.__len__(value)
+        skipped = max(0, length - _LISTED)  # what is added to a dict is added at its end
+        latest = list(islice(dict.__reversed__(value), _LISTED))[::-1]
+        inner = [pair(key, dict.get(value, key)) for key in latest]
+        return _bracketed("{}", inner, skipped)
     for base, brackets in _BRACKETS.items():
         if has_type(value, base):
-            items = islice(base.__iter__(value), _LISTED)
-            inner = [_render(item, depth + 1, is_own) for item in items]
-            return _bracketed(brackets, inner, _size(value))
-    attributes = attributes_of(value) if is_own(kind) and not has_type(value, _OPAQUE) else None
-    if attributes:
-        inner = [
-            f"{name}={_render(item, depth + 1, is_own)}"
-            for name, item in islice(list(attributes.items()), _LISTED)
-        ]
-        return f"{kind.__qualname__}{_bracketed('()', inner, len(attributes))}"
-    return f"<{kind.__qualname__}>"
+            skipped = max(0, _size(value) - _LISTED)
+            first = 0 if base in {set, frozenset} else skipped
+            items = islice(base.__iter__(value), first, first + _LISTED)
+            return _bracketed(
+                brackets, [_render(item, depth + 1, is_own) for item in items], skipped
+            )
+    return _render_object(value, depth, is_own)
 
 
-def _bracketed(brackets: str, inner: list[str], length: int) -> str:
-    more = [f"… {length} in all"] if length > len(inner) else []
-    return brackets[0] + ", ".join([*inner, *more]) + brackets[1]
+def _render_object(value: Any, depth: int, is_own: Callable[[type], bool]) -> str:
+    kind = type(value)
+    if has_type(value, _OPAQUE) or (kind.__module__.startswith("anypod.") and not is_own(kind)):
+        return f"<{kind.__qualname__}>"
+    items = own_items(value)
+    if not is_own(kind):
+        # Somebody else's container: what it holds is in one of its built-in ones.
+        held = [item for _, item in items if has_type(item, (dict, list, collections.deque))]
+        if not held or not issubclass(kind, collections.abc.Collection):
+            return f"<{kind.__qualname__}>"
+        return f"{kind.__qualname__}({_render(held[0], depth + 1, is_own)})"
+    inner = [f"{name}={_render(item, depth + 1, is_own)}" for name, item in items[:_LISTED]]
+    return f"{kind.__qualname__}{_bracketed('()', inner, max(0, len(items) - _LISTED))}"
+
+
+def _bracketed(brackets: str, inner: list[str], skipped: int) -> str:
+    more = [f"… {skipped} more"] if skipped else []
+    return brackets[0] + ", ".join([*more, *inner]) + brackets[1]

@@ -75,7 +75,7 @@ def copy_tree(
     Raises:
         TreeTooLarge: the tree is larger than that.
     """
-    bytes_, files, weights = 0, 0, dict[str, int]()
+    bytes_, files = 0, 0
     pending = [(source, target)]
     while pending:
         here, there = pending.pop()
@@ -90,8 +90,6 @@ def copy_tree(
                 pending.append((path, copy))
             elif entry.is_file(follow_symlinks=False) and os.access(path, os.R_OK):
                 size = entry.stat(follow_symlinks=False).st_size
-                top = path.relative_to(source).parts[0]
-                weights[top] = weights.get(top, 0) + size
                 bytes_, files = bytes_ + size, files + 1
                 if bytes_ > max_bytes or files > max_files:
                     raise _too_large(source, max_bytes, max_files)

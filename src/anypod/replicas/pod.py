@@ -393,7 +393,10 @@ class Pod:
                 control.close()
 
     def abort(self) -> None:
-        """End the slot's processes at once, also under a thread that waits for one of them."""
+        """If a thread waits for this slot's processes, end them under it."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return
         process = self._process
         if process is not None and process.poll() is None:
             kill_group(process.pid)

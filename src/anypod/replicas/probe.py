@@ -23,6 +23,8 @@ __all__ = ["Fingerprints", "answer"]
 
 _ATTEMPTS = 5
 _ABSENT = "absent"
+_DEEPER = ", changed further inside"
+_SHOWN = 120
 
 _Key = tuple[str, str, str]  # kind, module, name
 
@@ -37,7 +39,7 @@ class _Look:
 
     @property
     def text(self) -> str:
-        return repr(self.value)[:120] if self.shown is None else self.shown
+        return repr(self.value)[:_SHOWN] if self.shown is None else self.shown
 
 
 class Fingerprints:
@@ -71,14 +73,18 @@ class Fingerprints:
             if was is not None and now is not None and was.digest == now.digest:
                 continue
             kind, module, name = key
+            before_text = was.text if was else _ABSENT
+            after_text = now.text if now else _ABSENT
+            if before_text == after_text:
+                after_text = f"{after_text[: _SHOWN - len(_DEEPER)]}{_DEEPER}"
             found.append(
                 {
                     "kind": kind,
                     "name": name,
                     "module": module,
                     "file": self._file(module),
-                    "before": was.text if was else _ABSENT,
-                    "after": now.text if now else _ABSENT,
+                    "before": before_text,
+                    "after": after_text,
                 }
             )
         return found

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anypod.replicas.digest import attributes_of, has_type
+from anypod.replicas.digest import attributes_of, has_type, own_items
 from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots"]
@@ -32,6 +32,7 @@ _STATE = (
     bool, int, float, str, bytes, type(None), dict, list, set, bytearray, collections.deque,
     types.FunctionType, _CACHED,
 )  # fmt: skip
+_WHOLE = (dict, list, tuple, set, frozenset, collections.deque, str, int, bytes, float)
 _DEPTH = 3
 
 
@@ -108,7 +109,8 @@ class Roots:
                         continue
                     if not imported or self._may_be_state(value):
                         yield from walk.bound(value, name, module.__name__, "global")
-        yield from walk.application(self._application, self._target.path, self._target.module)
+        name = "app" if self._target.call else self._target.path
+        yield from walk.application(self._application, name, self._target.module)
 
     def _may_be_state(self, value: Any) -> bool:
         """Whether an imported name can be more than somebody else's tool."""
@@ -153,16 +155,16 @@ class _Walk:
         elif has_type(value, type):
             if self._roots.is_own_class(value):
                 yield from self._class(value)
-        elif has_type(value, (types.FunctionType, types.MethodType, staticmethod, classmethod)):
+        elif has_type(value, (staticmethod, classmethod)):
+            yield from self.bound(value.__func__, name, module, kind, depth)
+        elif has_type(value, (types.FunctionType, types.MethodType)):
             yield from self._function(getattr(value, "__func__", value), module)
         elif has_type(value, functools.partial):
             yield from self.bound(value.func, name, module, kind, depth)
             yield Place(kind, name, module, (value.args, value.keywords))
         elif _framework_base(value) is not None:
             yield from self.application(value, name, module)
-        elif self._roots.is_own_class(type(value)) and not has_type(
-            value, (dict, list, tuple, set)
-        ):
+        elif self._roots.is_own_class(type(value)) and not has_type(value, _WHOLE):
             yield from self._instance(value, name, module, kind, depth)
         else:
             yield Place(kind, name, module, value)
@@ -172,30 +174,23 @@ class _Walk:
     def _wrapped(
         self, value: Any, name: str, module: str, kind: str, depth: int
     ) -> Iterator[Place]:
+        """A library's object around a function: what it keeps, and the function."""
         attributes = attributes_of(value) or {}
-        if (inner := attributes.get("__wrapped__")) is not None and depth < _DEPTH:
-            yield from self.bound(inner, name, module, kind, depth + 1)
+        inner = attributes.get("__wrapped__")
+        if inner is None or depth >= _DEPTH or type(value).__module__.startswith("anypod."):
+            return
+        for attribute, item in list(attributes.items()):
+            if not attribute.startswith("__"):
+                yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+        yield from self.bound(inner, name, module, kind, depth + 1)
 
     def _instance(
         self, value: Any, name: str, module: str, kind: str, depth: int
     ) -> Iterator[Place]:
-        attributes = attributes_of(value)
-        if depth >= _DEPTH or not attributes:
+        if depth >= _DEPTH:
             yield Place(kind, name, module, value)
             return
-        for attribute, item in list(attributes.items()):
-            yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
-        slots = [
-            (attribute, slot)
-            for base in type(value).__mro__
-            for attribute, slot in list(vars(base).items())
-            if has_type(slot, types.MemberDescriptorType)
-        ]
-        for attribute, slot in slots:
-            try:
-                item = slot.__get__(value)
-            except AttributeError:
-                continue  # an empty slot
+        for attribute, item in own_items(value):
             yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
 
     def _class(self, value: type) -> Iterator[Place]:
@@ -276,7 +271,7 @@ class _Walk:
         attributes = vars(value)
         given = self._roots.framework_attributes(base)
         for attribute, item in list(attributes.items()):
-            if attribute not in given:
+            if attribute not in given and attribute != "wsgi_app":
                 yield from self.bound(item, f"{name}.{attribute}", module, "global")
         for held in ("config", "extensions"):
             for key, item in list((attributes.get(held) or {}).items()):

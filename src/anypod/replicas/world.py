@@ -221,7 +221,7 @@ class World:
         """End every process and remove the world's directory; any thread may call it, at any time."""
         self._closed = True
         for pod in self._pods:
-            pod.abort()  # a start that another thread waits for fails now, and lets go of the lock
+            pod.abort()  # a start that another thread waits for fails now, and lets go of its locks
         with self._lock:
             for pod in self._pods:
                 pod.remove()
