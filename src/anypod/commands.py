@@ -68,12 +68,14 @@ class Put(Command[Stored], frozen=True):
     """Write the value at `key`, or delete it (`value=None`), if its version is as expected.
 
     `expect`: None writes whatever stands there, 0 only if nothing does, else only over that version.
-    `ttl`: seconds, None for ever.
+    `ttl`: seconds, None for ever. `fence`: a fencing token; the value is not written if a larger one has
+    written it (a deletion forgets the token). `fence=0` writes without a token and keeps the one there.
     """
 
     value: bytes | None
     ttl: float | None = None
     expect: int | None = None
+    fence: int = 0
 
 
 # --- counters -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 from uuid import UUID
 
 Key: TypeAlias = Hashable
@@ -85,4 +85,47 @@ _ENCODERS: Final[dict[type, Callable[[Any], str]]] = {
     datetime: _moment,
     date: lambda key: "d" + key.isoformat(),
     tuple: _tuple,
+}
+
+
+def decode(text: str) -> Any:
+    """The key that `encode` made this of.
+
+    Raises:
+        ValueError: a hashed key or an Enum member, of which the text does not hold the whole.
+    """
+    key, rest = _read(text)
+    if rest:
+        raise ValueError(f"{text!r} is not an encoded key")
+    return key
+
+
+def _read(text: str) -> tuple[Any, str]:
+    """The key at the beginning of a text, and what follows it."""
+    tag, rest = text[:1], text[1:]
+    if tag == "(":
+        parts = []
+        while not rest.startswith(")"):
+            part, rest = _read(rest)
+            parts.append(part)
+            rest = rest.removeprefix(",")
+        return tuple(parts), rest[1:]
+    end = next((index for index, char in enumerate(rest) if char in ",)"), len(rest))
+    body, rest = rest[:end], rest[end:]
+    if tag not in _DECODERS:
+        what = {"h": "a long key is kept as its hash only", "e": "an Enum member needs its class"}
+        raise ValueError(what.get(tag, f"{text!r} is not an encoded key"))
+    return _DECODERS[tag](body), rest
+
+
+_DECODERS: Final[dict[str, Callable[[str], Any]]] = {
+    "n": lambda _: None,
+    "b": lambda body: body == "1",
+    "i": int,
+    "s": lambda body: unquote_to_bytes(body).decode("utf-8", "surrogatepass"),
+    "x": bytes.fromhex,
+    "u": lambda body: UUID(hex=body),
+    "t": lambda body: datetime.fromisoformat(body.replace(".", ":", 2)),
+    "T": lambda body: datetime.fromisoformat(body.replace(".", ":", 2)).replace(tzinfo=UTC),
+    "d": date.fromisoformat,
 }

@@ -21,6 +21,7 @@ from anypod.commands import MAX_INTEGER, Get
 from anypod.errors import ConfigurationError, NoStore
 from anypod.primitives.counter import Counter
 from anypod.primitives.idempotency import Idempotency
+from anypod.primitives.map import Map
 from anypod.primitives.session import Sessions
 from anypod.stores import Store, open_store
 
@@ -95,6 +96,16 @@ class State:
         from anypod.primitives.cache import Cache
 
         return Cache(self.store, name, **options)
+
+    def map(
+        self,
+        name: str,
+        *,
+        type: Any = None,  # noqa: A002  # the field's term
+        ttl: float | None = None,
+    ) -> Map[Any]:
+        """Values under this name, one per key; see `Map`."""
+        return Map(self.store, name, type=type, ttl=ttl)
 
     def session(
         self,

@@ -20,11 +20,12 @@ _MARK: Final = bytes([FORMAT])
 
 
 class ValueRecord(Struct, tag="v", array_like=True):
-    """A versioned value."""
+    """A versioned value, and the largest fencing token that has written it."""
 
     value: bytes
     version: int
     deadline: int | None
+    fence: int = 0
 
 
 class CounterRecord(Struct, tag="n", array_like=True):

@@ -27,15 +27,18 @@ def _get(command: Get, table: Table, now: int) -> Versioned | None:  # noqa: ARG
 
 def _put(command: Put, table: Table, now: int) -> Stored:
     record = load(table, command.key, ValueRecord)
-    standing = 0 if record is None else record.version
-    if command.expect is not None and command.expect != standing:
+    standing, fence = (0, 0) if record is None else (record.version, record.fence)
+    expected = command.expect is None or command.expect == standing
+    fenced = 0 < command.fence < fence
+    if not expected or fenced:
         current = None if record is None else Versioned(record.value, record.version)
         return Stored(written=False, current=current)
     if command.value is None:
         table.remove(command.key)
         return Stored(written=True, current=None)
     version = next_version(standing, now)
-    table.save(command.key, ValueRecord(command.value, version, deadline_after(now, command.ttl)))
+    until = deadline_after(now, command.ttl)
+    table.save(command.key, ValueRecord(command.value, version, until, max(fence, command.fence)))
     return Stored(written=True, current=Versioned(command.value, version))
 
 
