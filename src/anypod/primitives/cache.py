@@ -248,7 +248,10 @@ class Cache(Generic[T]):
                 flow, displace = self._flight(address, reply, loader, life, patience)
                 answer, led = yield Call(partial(fly, address, flow, displace))
                 if not led and not answer.shared:
-                    continue  # it may be older than this call: look again
+                    # It may be older than this call: look again, for as long as there is patience.
+                    if time.monotonic() < patience:
+                        continue
+                    answer = yield from self._load_alone(loader, shared=False)
             try:
                 return self._serializer.decode(answer.payload)
             except Undecodable as failure:
