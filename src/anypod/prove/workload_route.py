@@ -16,7 +16,7 @@ from anypod.prove.workload_reference import PLACEHOLDER, Reference
 _VERSION = re.compile(r"v\d{1,3}(?:\.\d+)*", re.IGNORECASE)
 _CODE = re.compile(r"[A-Z]{2,5}")  # a currency, a country, an airport
 _SLOT = re.compile(r"\{[^{}]*\}")
-_ASSET = re.compile(r"[\w-]+\.(?:css|js|png|jpg|svg|ico|txt|html|json|xml)", re.IGNORECASE)
+_ASSET = re.compile(r"[\w.-]+\.(?:css|js|png|jpg|svg|ico|txt|html|json|xml)", re.IGNORECASE)
 
 
 def label(method: str, target: str) -> str:
