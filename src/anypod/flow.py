@@ -35,13 +35,24 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a notification in a mailbox of the store, for this many seconds at most.
+
+    The reply says whether one came.
+    """
+
+    mailbox: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """Call the user's function; the async runner awaits the result if it is awaitable."""
 
     function: Callable[[], Any]
 
 
-Step: TypeAlias = Command[Any] | Sleep | Call
+Step: TypeAlias = Command[Any] | Wait | Sleep | Call
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
@@ -53,6 +64,8 @@ def run(store: Store, flow: Flow[T]) -> T:
             try:
                 if isinstance(step, Command):
                     reply = store.execute(step)
+                elif isinstance(step, Wait):
+                    reply = store.receive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):
                     reply = time.sleep(step.seconds)  # type: ignore[func-returns-value]
                 else:
@@ -75,6 +88,8 @@ async def arun(store: Store, flow: Flow[T]) -> T:
             try:
                 if isinstance(step, Command):
                     reply = await store.aexecute(step)
+                elif isinstance(step, Wait):
+                    reply = await store.areceive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):
                     reply = await asyncio.sleep(step.seconds)  # type: ignore[func-returns-value]
                 else:

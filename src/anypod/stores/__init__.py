@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from anypod.commands import Command
+from anypod.commands import Command, Get
 from anypod.errors import ConfigurationError, MissingExtra, StoreError
 from anypod.stores.driver import Capability, Driver
 
@@ -104,6 +104,20 @@ class Store:
             return await self._aexecute(command)
         except self._errors as failure:
             raise self.wrapped(failure, command) from failure
+
+    def receive(self, mailbox: str, seconds: float) -> bool:
+        """Wait for a notification; False if none came in time. Raises as `execute` does."""
+        try:
+            return self.driver.receive(mailbox, seconds)
+        except self._errors as failure:
+            raise self.wrapped(failure, Get(mailbox)) from failure
+
+    async def areceive(self, mailbox: str, seconds: float) -> bool:
+        """`receive`, without blocking the event loop."""
+        try:
+            return await self.driver.areceive(mailbox, seconds)
+        except self._errors as failure:
+            raise self.wrapped(failure, Get(mailbox)) from failure
 
     def wrapped(self, failure: Exception, command: Command[Any]) -> StoreError:
         """The driver's error as one of anypod's, naming the store and the command but not the key."""

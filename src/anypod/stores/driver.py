@@ -46,6 +46,16 @@ class Driver(Protocol):
         exception and touches no other.
         """
 
+    def receive(self, mailbox: str, seconds: float) -> bool:
+        """Take one notification out of a mailbox, waiting up to `seconds` for it; False if none came.
+
+        A notification that came before the call is found by it; one that nobody takes is forgotten
+        after a minute. Waits on a connection of its own, so that it holds nobody up.
+        """
+
+    async def areceive(self, mailbox: str, seconds: float) -> bool:
+        """`receive`, without blocking the event loop."""
+
     def classify(self, failure: Exception) -> type[StoreError]:
         """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""
 

@@ -6,8 +6,10 @@ anypod is for.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -78,12 +80,19 @@ class MemoryDriver:
         self.clock_offset = 0.0
         self._table = _Table()
         self._lock = threading.Lock()
+        self._mail: Counter[str] = Counter()
+        self._mail_came = threading.Condition(self._lock)
 
     def execute(self, command: Command[R]) -> R:
         """Execute one command under the lock."""
         with self._lock:
             self._table.now = now = int((time.time() + self.clock_offset) * 1_000_000)
-            return execute(command, self._table, now)  # type: ignore[no-any-return]
+            reply = execute(command, self._table, now)
+            if self._table.notified:
+                self._mail.update(self._table.notified)
+                self._table.notified.clear()
+                self._mail_came.notify_all()
+            return reply  # type: ignore[no-any-return]
 
     async def aexecute(self, command: Command[R]) -> R:
         """Execute one command; memory never waits long enough to yield to the loop."""
@@ -98,6 +107,19 @@ class MemoryDriver:
             except WrongRecord as failure:
                 replies.append(failure)
         return replies
+
+    def receive(self, mailbox: str, seconds: float) -> bool:
+        """Wait on the lock's condition."""
+        with self._mail_came:
+            if not self._mail_came.wait_for(lambda: self._mail[mailbox] > 0, seconds):
+                del self._mail[mailbox]
+                return False
+            self._mail[mailbox] -= 1
+            return True
+
+    async def areceive(self, mailbox: str, seconds: float) -> bool:
+        """Wait on the lock's condition, in a thread."""
+        return await asyncio.to_thread(self.receive, mailbox, seconds)
 
     def classify(self, failure: Exception) -> type[StoreError]:  # noqa: ARG002
         """The only error of a dict is a record of the wrong kind."""
