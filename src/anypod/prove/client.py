@@ -12,6 +12,7 @@ What a browser would do, it does; what would hide a replica, it does not:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import http.client
@@ -22,9 +23,12 @@ import urllib.request
 import zlib
 from email.message import Message
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from anypod.prove.model import NoResponse, Request, Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from 3.12 on
 
 MAX_ANSWER = 32 * 1024 * 1024  # bytes of one body, also after decompression
 
@@ -75,6 +79,37 @@ class _Answer:
 
     def info(self) -> Message:
         return self._message
+
+
+class _Incoming(io.RawIOBase):
+    """The bytes of an answer, until a moment on the monotonic clock."""
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self._socket, self._deadline = connected, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._socket.recv_into(buffer)
+
+
+class _Bounded:
+    """What `HTTPConnection` needs of a socket, with one deadline for all that is received."""
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self._socket, self._deadline = connected, deadline
+        self.sendall = connected.sendall
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Incoming(self._socket, self._deadline))
+
+    def close(self) -> None:
+        """Nothing: the connection closes before its answer is read, the exchange closes the socket."""
 
 
 class Client:
@@ -158,17 +193,14 @@ def _exchange(
     late = NoResponse(f"no answer within {timeout:g} s")
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     received = 0
+    stack = contextlib.ExitStack()
     try:
-        connection.connect()
+        connected = stack.enter_context(socket.create_connection(address, timeout))
+        connection.sock = _Bounded(connected, deadline)
         _send(connection, request, host, cookies)
         answer = connection.getresponse()
         body = bytearray()
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return late
-            if connection.sock is not None:
-                connection.sock.settimeout(left)
             chunk = answer.read1(_CHUNK)
             if not chunk:
                 break
@@ -194,6 +226,7 @@ def _exchange(
         return NoResponse(f"could not be reached: {failed.strerror or failed}")
     finally:
         connection.close()
+        stack.close()
     headers = tuple((name.lower(), value) for name, value in answer.getheaders())
     return Response(answer.status, headers, _decoded(bytes(body), headers))
 
@@ -219,8 +252,7 @@ def _send(
         connection.endheaders(request.body)
     except (BrokenPipeError, ConnectionResetError):
         # A server that refuses a body may answer before it has read all of it.
-        if not isinstance(connection.sock, socket.socket):
-            raise
+        return
 
 
 def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
