@@ -121,8 +121,8 @@ class _Proof:
     inconclusive: bool = False
     _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
     _explained: set[tuple[Kind, str]] = field(default_factory=set)
-    _explaining: set[tuple[Kind, str]] = field(default_factory=set)
-    _postponed: dict[tuple[Kind, str], list[Suspect]] = field(default_factory=dict)
+    _explaining: set[str] = field(default_factory=set)
+    _postponed: dict[str, list[Suspect]] = field(default_factory=dict)
 
     def verdict(self) -> Verdict:
         """Run everything and conclude."""
@@ -259,32 +259,33 @@ class _Proof:
         key = self._key(suspect)
         if key in self._explained or self._attempts[key] >= ATTEMPTS:
             return
-        if key in self._explaining:
-            waiting = self._postponed.setdefault(key, [])
-            if len(waiting) < ATTEMPTS:
+        if key[1] in self._explaining:
+            waiting = self._postponed.setdefault(key[1], [])
+            if sum(self._key(other) == key for other in waiting) < ATTEMPTS:
                 waiting.append(suspect)
             return
         self._attempts[key] += 1
-        self._explaining.add(key)
+        self._explaining.add(key[1])
         fleet.add(trial.explain(suspect), urgency=-1)
 
     def _explained_one(self, fleet: Fleet[Result], trial: Trial, result: Explained) -> None:
         key = self._key(result.suspect)
-        self._explaining.discard(key)
+        self._explaining.discard(key[1])
         if not result.finished:
             self.partial = self.inconclusive = True
             self.left_out.append(
                 f"explaining a difference at {key[1]} ({key[0]}): the time was used up"
             )
             return
-        if result.explanation is None:
-            for suspect in self._postponed.pop(key, []):
-                self._suspect(fleet, trial, suspect)
-            return
-        self._explained.add(key)
-        self._postponed.pop(key, None)
-        trial.known.setdefault(key[1], result.explanation.steps)
-        self._found(result.explanation)
+        if result.explanation is not None:
+            self._explained.add(key)
+        if isinstance(result.explanation, Explanation):
+            finding = result.explanation.finding
+            steps = trial.known.setdefault(key[1], {})
+            steps.setdefault(finding.schedule, result.explanation.steps)
+            self._found(result.explanation)
+        for suspect in self._postponed.pop(key[1], []):
+            self._suspect(fleet, trial, suspect)
 
     def _retried(self, plan: Plan, result: Retried) -> None:
         self.done.modes += result.modes

@@ -16,7 +16,7 @@ from anypod.prove.compare import Difference
 from anypod.prove.events import Divergence, Stale, Told
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
-from anypod.prove.player import Clock, Played, Stopped, play
+from anypod.prove.player import Clock, Played, play
 from anypod.prove.schedules import SAFE_METHODS, Kind, Schedule, one_replica
 from anypod.prove.shrink import Positions, reduce
 from anypod.prove.workload import Workload, route
@@ -57,6 +57,14 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """What explains the suspect is known: the same route, few steps, and kind of schedule."""
+
+
+Known = Mapping[str, Mapping[Kind, frozenset[int]]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
     """One reduced schedule beside its steps on one replica."""
 
@@ -69,8 +77,9 @@ class _Pair:
 class Explainer:
     """Explains suspects of one workload on one world.
 
-    `changing` are the steps that change process-local state, `known` holds steps that explained a
-    route before; both make better guesses.
+    `changing` are the steps that change process-local state; they make better guesses. `known` holds
+    the steps that explained a route before, by kind of schedule, and `oracles` what one replica
+    answers to some of the steps.
     """
 
     world: World
@@ -79,33 +88,33 @@ class Explainer:
     timeout: float
     clock: Clock
     changing: frozenset[int]
-    known: Mapping[str, frozenset[int]]
-    _oracles: dict[frozenset[int], Trace]
+    known: Known
+    oracles: dict[frozenset[int], Trace]
 
-    @classmethod
-    def of(
-        cls,
-        world: World,
-        judge: Judge,
-        timeout: float,
-        clock: Clock,
-        changing: frozenset[int],
-        known: Mapping[str, frozenset[int]],
-    ) -> Explainer:
-        """An explainer that has played nothing yet."""
-        return cls(world, judge.workload, judge, timeout, clock, changing, known, {})
-
-    def explain(self, suspect: Suspect) -> Explanation | None:
+    def explain(self, suspect: Suspect) -> Explanation | Again | None:
         """Reduce, confirm and name one suspect.
 
         Returns:
-            The explanation; None when the step differs only as a consequence of another, or when
-            the difference did not come back.
+            The explanation; `Again` when one that is known shows it; None when the step differs
+            only as a consequence of another, or when the difference did not come back.
 
         Raises:
             Stopped: the clock said so before it was reduced.
         """
         prefix, target = _until(suspect.schedule, suspect.step)
+        told_before = self.known.get(self._route(suspect.step), {})
+        if suspect.schedule.kind is not Kind.RETRY:
+            for steps in dict.fromkeys(told_before.values()):
+                wanted = frozenset(
+                    position
+                    for position in self._candidates(prefix, suspect)
+                    if prefix.deliveries[position].step in steps
+                )
+                positions = self._closed(prefix, wanted, target)
+                if not self._shows(prefix, positions | {target}, suspect.step):
+                    continue
+                schedule = prefix.keep(positions | {target})
+                return Again() if _kind(schedule) in told_before else self._tell(schedule, suspect)
         kept = reduce(
             self._candidates(prefix, suspect),
             lambda positions: self._shows(prefix, positions | {target}, suspect.step),
@@ -145,11 +154,11 @@ class Explainer:
     ) -> _Pair:
         """Play a schedule and its oracle; a difference counts only if the step's is the only one."""
         steps = frozenset(delivery.step for delivery in schedule.deliveries)
-        expected = None if fresh else self._oracles.get(steps)
+        expected = None if fresh else self.oracles.get(steps)
         if expected is None:
             alone = Schedule(Kind.IDENTITY, "one replica", one_replica(sorted(steps)))
             expected = self._play(alone, probe=fresh).trace
-            self._oracles[steps] = expected
+            self.oracles[steps] = expected
         played = self._play(schedule, age, probe=fresh)
         found = self.judge.differences(expected, played)
         only = found[0] if len(found) == 1 and found[0].step_index == step else None
@@ -172,9 +181,6 @@ class Explainer:
         """Small subsets that a person would try, likeliest first."""
         deliveries = prefix.deliveries
         candidates = self._candidates(prefix, suspect)
-        known = self.known.get(self._route(suspect.step))
-        if known is not None:
-            yield frozenset(p for p in candidates if deliveries[p].step in known)
         if prefix.kind is Kind.RETRY:
             once = frozenset(p for p in candidates if not deliveries[p].duplicate)
             doubled = sorted(
@@ -358,6 +364,3 @@ def told(exchanges: tuple[Exchange, ...], *, moves: bool) -> tuple[Told, ...]:
             )
         )
     return tuple(requests)
-
-
-__all__ = ["CONFIRMATIONS", "Explainer", "Explanation", "Stopped", "Suspect", "told"]

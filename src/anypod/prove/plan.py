@@ -122,7 +122,7 @@ def make(
     runs: list[Run] = []
     left = affordable
     unplanned: list[str] = []
-    for kind, planned in _kinds(workload, changing, replicas, seed):
+    for kind, planned in _kinds(workload, changing, replicas, kinds, seed):
         if kind not in kinds:
             continue
         number = 0
@@ -154,13 +154,13 @@ def may_be_retried(step: Step) -> bool:
 
 
 def _kinds(
-    workload: Workload, changing: frozenset[int], replicas: int, seed: int
+    workload: Workload, changing: frozenset[int], replicas: int, kinds: frozenset[Kind], seed: int
 ) -> Iterator[tuple[Kind, Iterator[Run]]]:
     """Each kind with its schedules; the urgency interleaves them, so that a short budget tries all."""
     steps = len(workload.steps)
     unsafe = frozenset(s.index for s in workload.steps if s.method not in SAFE_METHODS)
     if replicas > 1:
-        yield Kind.ANOTHER_POD, _fresh(steps, replicas)
+        yield Kind.ANOTHER_POD, _fresh(steps, replicas, parted=Kind.STALE_COPY in kinds)
     yield Kind.POD_MOVED, _moved(steps, unsafe)
     if replicas > 1:
         yield (
@@ -174,9 +174,11 @@ def _kinds(
         )
 
 
-def _fresh(steps: int, replicas: int) -> Iterator[Run]:
-    """The first covers every pair; the others part the pairs by import too and can wait."""
+def _fresh(steps: int, replicas: int, *, parted: bool) -> Iterator[Run]:
+    """The first covers every pair; the others part the pairs by import, if nothing else does."""
     for number, schedule in enumerate(another_pod(steps, replicas)):
+        if number and parted:
+            return
         yield Run(schedule, urgency=0 if number == 0 else 20 + 20 * number)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from anypod.prove.baseline import APART, Baseline
 from anypod.prove.compare import Noise, ResetIncomplete
 from anypod.prove.events import Divergence, NotRetrySafe
-from anypod.prove.explain import CONFIRMATIONS, Explainer, Explanation, Suspect, told
+from anypod.prove.explain import CONFIRMATIONS, Again, Explainer, Explanation, Suspect, told
 from anypod.prove.fleet import Deadline
 from anypod.prove.judge import Judge
 from anypod.prove.model import Trace
@@ -39,7 +39,7 @@ class Explained:
     """A suspect was looked into; `finished` is False when time was up first."""
 
     suspect: Suspect
-    explanation: Explanation | None
+    explanation: Explanation | Again | None
     finished: bool = True
 
 
@@ -85,7 +85,8 @@ class Trial:
         runs: when to stop trying.
         explanations: when to stop explaining what was found.
         slots: how many replicas a schedule may use.
-        known: steps that explained a route before.
+        known: steps that explained a route before, by kind of schedule.
+        oracles: what one replica answers to some of the steps.
     """
 
     workload: Workload
@@ -94,7 +95,8 @@ class Trial:
     runs: Deadline
     explanations: Deadline
     slots: int
-    known: dict[str, frozenset[int]] = field(default_factory=dict)
+    known: dict[str, dict[Kind, frozenset[int]]] = field(default_factory=dict)
+    oracles: dict[frozenset[int], Trace] = field(default_factory=dict)
 
     @property
     def judge(self) -> Judge:
@@ -169,8 +171,9 @@ class Trial:
                 played, suspects = self._try(world, schedule, self.runs)
                 escapes.update(dict.fromkeys(played.escapes))
                 for suspect in suspects:
-                    found = explainer.explain(suspect)
-                    if found is not None:
+                    explanation = explainer.explain(suspect)
+                    if isinstance(explanation, Explanation):
+                        found = explanation
                         break
                     left.append(suspect)
                 if found is not None:
@@ -275,13 +278,15 @@ class Trial:
         return play(world, self.workload, schedule, timeout=self.timeout, clock=clock)
 
     def _explainer(self, world: World) -> Explainer:
-        return Explainer.of(
+        return Explainer(
             world,
+            self.workload,
             self.judge,
             self.timeout,
             self.explanations,
             self.baseline.changing,
-            dict(self.known),
+            {route: dict(kinds) for route, kinds in self.known.items()},
+            self.oracles,
         )
 
     def _route(self, step: int) -> str:
