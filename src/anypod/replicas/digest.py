@@ -41,7 +41,7 @@ _OPAQUE = (
 
 _WHOLE = 10_000  # entries of one container; of a longer one, both ends and the length
 _NODES = 20_000  # values looked at below one root
-_DEPTH = 12
+_DEPTH = 60
 _SHOWN = 120
 _HEAD = 40
 _LISTED = 6
@@ -65,7 +65,7 @@ class Digests:
         """A number that changes when the value's content does."""
         kind = type(value)
         if kind in _SCALARS:
-            return hash((kind, value))
+            return hash(marshal.dumps(value, 2))  # not the value's own hash: -1 and -2 share one
         if kind in _CONTAINERS and len(value) <= _WHOLE:
             try:
                 return hash(marshal.dumps(value, 2))  # plain data all the way down, in C
@@ -84,7 +84,7 @@ class Digests:
             return (kind.__qualname__, bytes(value))
         for scalar in (str, bytes, int, float):
             if has_type(value, scalar):  # a subclass: its own methods are not asked
-                return (kind.__qualname__, scalar.__hash__(value))
+                return (kind.__qualname__, scalar.__repr__(value))
         if has_type(value, _SHOWN_BY_REPR):
             return (kind.__qualname__, repr(value))
         if has_type(value, enum.Enum):

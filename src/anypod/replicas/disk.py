@@ -280,8 +280,12 @@ class Disk:
         for _ in range(_LOOKS):
             self._watch.begin()
             self._seen = snapshot(self.path, self._seen)
-            folders = [name for name, entry in self._seen.items() if entry.kind == "directory"]
-            self._watch.cover([self.path, *(self.path / name for name in folders)])
+            folders = [
+                (self.path / name, entry.inode)
+                for name, entry in self._seen.items()
+                if entry.kind == "directory"
+            ]
+            self._watch.cover([(self.path, self.path.stat().st_ino), *folders])
             if not self._watch.may_have_changed():
                 break
         return self._seen

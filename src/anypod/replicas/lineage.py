@@ -63,6 +63,9 @@ class Lineage:
         self.guard = Guard(
             inside=[self.base], allow_hosts=config["allow_hosts"], hostname=self.hostname
         )
+        # A lock that all lineages of the world share; replicas inherit it, and are killed first.
+        self.presence = os.open(self.base / "presence", os.O_RDONLY | os.O_CREAT, 0o600)
+        fcntl.flock(self.presence, fcntl.LOCK_SH)
         self.child: int | None = None
         self.application: Any = None
         self.kind = ""
@@ -185,10 +188,13 @@ class Lineage:
         os._exit(1)
 
     def remove_slot(self) -> None:
-        """Remove the slot's directory, and the world's with the last slot."""
+        """Remove the slot's directory, and the world's if no other lineage is in it any more."""
         remove_tree(self.slot)
-        if not any(item.name.startswith("slot-") for item in self.base.iterdir()):
-            remove_tree(self.base)
+        try:
+            fcntl.flock(self.presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # the last one that leaves removes it
+        remove_tree(self.base)
 
     def become(self, probe: Channel, message: dict[str, Any], *, alone: bool) -> None:
         """Turn this process into a replica; returns when it was told to stop."""

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["Watch"]
 
-_MODIFY, _ATTRIB, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
-_ANY = _MODIFY | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
+# A write through a memory map is no event, but the file was opened for it: its close is one.
+_ANY = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_IGNORED = 0x8000
 _EVENTS = 1 << 16
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
+
+Directory = tuple[Path, int]
 
 
 class Watch:
-    """Watches the directories that it is told of; `close` gives the kernel's part back."""
+    """Watches the directories that it is told of; `close` gives the kernel's part back.
+
+    A directory is its path and its inode: one that is removed or renamed and made anew is another.
+    """
 
     def __init__(self) -> None:
-        self._watched: dict[Path, int] = {}
+        self._watched: dict[Directory, int] = {}
         self._descriptor = -1
         self._unsure = True
         if sys.platform == "linux":
@@ -36,7 +46,7 @@ class Watch:
             self._read()
             self._unsure = False
 
-    def cover(self, directories: Iterable[Path]) -> None:
+    def cover(self, directories: Iterable[Directory]) -> None:
         """Watch these directories and no others.
 
         One that is new to the watch may have changed unseen: the next answer is yes.
@@ -45,15 +55,16 @@ class Watch:
             return
         present = set(directories)
         for gone in self._watched.keys() - present:
-            del self._watched[gone]  # the kernel dropped its watch with the directory
+            self._libc.inotify_rm_watch(self._descriptor, self._watched.pop(gone))
         new = present - self._watched.keys()
         self._unsure = self._unsure or bool(new)
-        for path in new:
-            number = self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _ANY)
+        for directory in new:
+            path = os.fsencode(directory[0])
+            number = self._libc.inotify_add_watch(self._descriptor, path, _ANY)
             if number < 0:
                 self.close()  # no watches left, or the directory is gone again
                 return
-            self._watched[path] = number
+            self._watched[directory] = number
 
     def may_have_changed(self) -> bool:
         """Whether to look again."""
@@ -67,11 +78,18 @@ class Watch:
         found = False
         while True:
             try:
-                if not os.read(self._descriptor, _EVENTS):
-                    return found
+                events = os.read(self._descriptor, _EVENTS)
             except BlockingIOError:
                 return found
-            found = True
+            position = 0
+            while position < len(events):
+                number, mask, _, length = _EVENT.unpack_from(events, position)
+                position += _EVENT.size + length
+                found = True
+                if mask & _IGNORED:  # the kernel dropped this watch together with the directory
+                    self._watched = {
+                        path: kept for path, kept in self._watched.items() if kept != number
+                    }
 
     def close(self) -> None:
         """Watch no longer; every answer is yes from now on."""

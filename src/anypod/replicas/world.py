@@ -28,7 +28,7 @@ from typing import Self
 
 from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
-from anypod.replicas.errors import BadShare, ReplicaError
+from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.hosts import refuse_remote
 from anypod.replicas.pod import Pod, Replica, Site
 from anypod.replicas.target import Target
@@ -62,7 +62,7 @@ class World:
         allow_hosts: hosts besides this machine that the service may reach.
 
     Raises:
-        BadTarget: APP has another form.
+        BadTarget: APP has another form, or there is no such tree.
         BadShare: a shared path is outside the tree.
         RemoteHost: the environment names another machine.
         TreeTooLarge: the tree cannot be copied.
@@ -82,6 +82,10 @@ class World:
         self.application = application
         self.starts = 0
         self._root = application.root.resolve()
+        if not self._root.is_dir():
+            raise BadTarget(
+                f"{application.root} is not a folder: a project tree is served from one"
+            )
         self._start_seconds = 0.0
         self._prepared = False
         self._closed = False
