@@ -164,6 +164,7 @@ class TestFailures:
         with pytest.raises(LookupError):
             here.get_or_load("a", fail)
         assert there.get_or_load("a", lambda: 1) == 1
+        assert here.get("a") == 1, "the lease was free, so the next load was stored"
 
     def test_an_interrupted_load_gives_its_lease_back(
         self, here: Cache[Any], there: Cache[Any]
@@ -174,6 +175,7 @@ class TestFailures:
         with pytest.raises(KeyboardInterrupt):
             here.get_or_load("a", interrupt)
         assert there.get_or_load("a", lambda: 1) == 1
+        assert here.get("a") == 1
 
     @pytest.mark.parametrize("value", [object(), (1, 2), {1: 2}])
     def test_a_value_that_cannot_be_stored_is_refused(
@@ -184,6 +186,7 @@ class TestFailures:
         with pytest.raises(TypeError):
             here.put("a", value)
         assert there.get_or_load("a", lambda: 1) == 1
+        assert here.get("a") == 1
 
     def test_a_coroutine_is_refused(self, here: Cache[Any]) -> None:
         async def load() -> int:

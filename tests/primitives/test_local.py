@@ -90,6 +90,14 @@ class TestTime:
         cache.advance(1)
         assert cache.get("EUR") is None
 
+    def test_what_is_loaded_after_an_advance_lives_its_full_time(self, cache):
+        cache.advance(1_000_000)
+        cache.get_or_load("EUR", lambda: 1)
+        cache.advance(299)
+        assert cache.get("EUR") == 1
+        cache.advance(1)
+        assert cache.get("EUR") is None
+
     @pytest.mark.parametrize("seconds", [-1, math.inf, math.nan])
     def test_time_does_not_run_backwards(self, cache, seconds):
         with pytest.raises(ValueError, match="≥ 0"):
@@ -149,11 +157,12 @@ class TestBounds:
         cache.put(5, 5)  # clears 3, evicts 4: new and unread
         assert [n for n in range(6) if cache.get(n) is not None] == [0, 1, 3, 5]
 
-    def test_what_has_expired_goes_first_even_if_it_was_read(self, cache, clock):
+    def test_what_has_expired_goes_before_what_was_read(self, cache, clock):
+        cache.put("a", 1)
         cache.put("short", 1, ttl=1)
-        for name in "abc":
-            cache.put(name, 1)
-        for name in ("short", "a", "b", "c"):
+        cache.put("b", 1)
+        cache.put("c", 1)
+        for name in ("a", "short", "b", "c"):
             assert cache.get(name) == 1
         clock.now += 1
         cache.put("d", 1)

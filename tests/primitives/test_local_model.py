@@ -51,6 +51,8 @@ class LocalModel(RuleBasedStateMachine):
         if got is not None:
             assert got == value
             assert self.now() < deadline
+        else:
+            assert self.now() >= deadline or self.cache.stats().evictions
 
     @rule(key=KEYS, seconds=SECONDS)
     def load(self, key, seconds):
@@ -64,6 +66,8 @@ class LocalModel(RuleBasedStateMachine):
 
         got = self.cache.get_or_load(key, loader)
         if ran:
+            _, deadline = self.model.get(self.typed(key), (None, 0))
+            assert began >= deadline or self.cache.stats().evictions
             assert got == value
             self.model[self.typed(key)] = (value, began + 10.0)
         else:
