@@ -81,7 +81,11 @@ def _look(shop: Path, folder: Path) -> tuple[Seen, Seen]:
     for twin in TWINS:
         progress.phase(f"checking {twin}.py")
         result = check_paths([shop / f"{twin}.py"])
-        findings = tuple(Finding(one.rule, one.state, one.line) for one in result.findings)
+        findings = tuple(
+            Finding(one.rule, one.state.rpartition(".")[2], one.line)
+            for one in result.findings
+            if one.severity == "error"
+        )
         progress.phase(f"proving {twin}.py on three pods")
         pods = _prove(twin, workload, folder, environment, Options(), progress)
         progress.phase(f"proving {twin}.py on one pod that is moved")

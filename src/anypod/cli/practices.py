@@ -81,7 +81,7 @@ class Finding:
     """One finding of the checker, as much as a row needs."""
 
     rule: str
-    state: str
+    state: str  # without its module
     line: int
 
 
@@ -149,7 +149,7 @@ def _broken(practice: Practice, seen: Seen) -> Cell:
         if finding.rule == practice.rule and finding.state == practice.state
     ]
     evidence = [_difference(one) for one in _one_per_route(found)]
-    evidence += [f"{one.rule} {one.state}:{one.line}" for one in findings]
+    evidence += [f"{one.rule} {one.state}, line {one.line}" for one in findings]
     routes = [
         prefix for prefix in practice.routes if any(one.route.startswith(prefix) for one in found)
     ]
@@ -192,9 +192,10 @@ def _clean(practice: Practice, seen: Seen, verdict: Verdict) -> Cell:
     if not _asked(practice, verdict):
         return Cell("not tried", ("the workload has no such request",), as_expected=False)
     if practice.broken and seen.findings:
-        evidence = tuple(f"{one.rule} {one.state}:{one.line}" for one in seen.findings)
+        evidence = tuple(f"{one.rule} {one.state}, line {one.line}" for one in seen.findings)
         return Cell("same", evidence, as_expected=False)
-    return Cell("same", (), as_expected=not verdict.partial)
+    tried = 0 if verdict.coverage is None else verdict.coverage.schedules[0]
+    return Cell("same", (f"in {tried} schedules",), as_expected=not verdict.partial)
 
 
 def _asked(practice: Practice, verdict: Verdict) -> bool:

@@ -122,6 +122,10 @@ def open_engine(url: URL) -> Engine:
 
 
 engine = open_engine(database_url())
+_CREATE_TABLES = tuple(
+    str(CreateTable(table, if_not_exists=True).compile(dialect=engine.dialect))
+    for table in Base.metadata.sorted_tables
+)
 os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
 
 
@@ -137,8 +141,8 @@ def create_tables(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> N
         cursor.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
     else:
         cursor.execute("BEGIN IMMEDIATE")
-    for table in Base.metadata.sorted_tables:
-        cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=engine.dialect)))
+    for statement in _CREATE_TABLES:
+        cursor.execute(statement)
     connection.commit()
     cursor.close()
 
