@@ -45,7 +45,6 @@ class GroupWorker:
         self._queue: deque[tuple[Command[Any], Waiter]] = deque()
         self._wake = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
-        self._closing = False
 
     async def submit(self, command: Command[Any]) -> Any:
         """Queue one command and wait for its reply."""
@@ -60,7 +59,6 @@ class GroupWorker:
         return await waiter
 
     def _start(self) -> None:
-        self._closing = False
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
@@ -68,8 +66,8 @@ class GroupWorker:
         while True:
             with self._wake:
                 while not self._queue:
-                    if self._closing:
-                        return
+                    if self._thread is not threading.current_thread():
+                        return  # closed; a later command has started another one, if any
                     self._wake.wait()
                 size = min(len(self._queue), LARGEST_GROUP)
                 group = [self._queue.popleft() for _ in range(size)]
@@ -96,8 +94,7 @@ class GroupWorker:
         """Let the worker finish what is queued, and end it."""
         with self._wake:
             thread, self._thread = self._thread, None
-            self._closing = True
-            self._wake.notify()
+            self._wake.notify_all()
         if thread is not None:
             thread.join()
 

@@ -24,7 +24,9 @@ R = TypeVar("R")
 SWEEP_EVERY = 1024  # writes between two sweeps of what has expired
 
 
-class _Table:
+class Records:
+    """The table of the specification, as a dict. Set `now` (µs) before each command."""
+
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.notified: list[str] = []  # mailboxes, in order
@@ -33,6 +35,7 @@ class _Table:
         self._writes = 0
 
     def load(self, key: str) -> Record | None:
+        """The living record at `key`."""
         record = self.records.get(key)
         if record is None or record.deadline is None or record.deadline > self.now:
             return record
@@ -40,23 +43,28 @@ class _Table:
         return None
 
     def save(self, key: str, record: Record) -> None:
+        """Write the record at `key`."""
         self.records[key] = record
         self._writes += 1
         if self._writes % SWEEP_EVERY == 0:
             self._sweep()
 
     def remove(self, key: str) -> None:
+        """Delete the record at `key`, if there is one."""
         self.records.pop(key, None)
 
     def walk(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        """Up to `limit` living records with the prefix, sorted, after `after`."""
         keys = sorted(key for key in self.records if key.startswith(prefix) and key > after)
         living = ((key, record) for key in keys if (record := self.load(key)) is not None)
         return list(islice(living, limit))
 
     def notify(self, mailbox: str) -> None:
+        """Remember that a waiter is to be told."""
         self.notified.append(mailbox)
 
     def publish(self, channel: str, message: bytes) -> None:
+        """Remember a message."""
         self.published.append((channel, message))
 
     def _sweep(self) -> None:
@@ -78,7 +86,7 @@ class MemoryDriver:
 
     def __init__(self) -> None:
         self.clock_offset = 0.0
-        self._table = _Table()
+        self._table = Records()
         self._lock = threading.Lock()
         self._mail: Counter[str] = Counter()
         self._mail_came = threading.Condition(self._lock)
@@ -130,13 +138,10 @@ class MemoryDriver:
         return ""
 
     def close(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._table = _Table()
+        """Nothing to give up: the records go with the driver."""
 
     async def aclose(self) -> None:
-        """Forget everything."""
-        self.close()
+        """Nothing to give up."""
 
 
 def open_driver(url: str) -> MemoryDriver:  # noqa: ARG001  # every opener takes the URL

@@ -37,6 +37,7 @@ from anypod.commands import (
     Command,
     Get,
     ReadDocument,
+    Scan,
     Total,
 )
 from anypod.errors import (
@@ -102,7 +103,7 @@ REAP: Final = (
     "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE deadline <= ? LIMIT ?)"
 )
 
-READERS: Final = frozenset({Get, Total, ReadDocument, CacheRead})  # which usually only read
+READERS: Final = frozenset({Get, Scan, Total, ReadDocument, CacheRead})  # which usually only read
 
 OPTIONS: Final = {"synchronous": ("normal", "full"), "timeout": 5.0}
 

@@ -13,13 +13,13 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
 import hiredis
 import redis
 
-from anypod.commands import Command, Get, Total
+from anypod.commands import Command, Get, Scan, Total
 from anypod.errors import (
     ConfigurationError,
     OutcomeUnknown,
@@ -37,7 +37,7 @@ from anypod.stores.redis.links import Links
 
 R = TypeVar("R")
 
-READERS: Final = frozenset({Get, Total})
+READERS: Final = frozenset({Get, Scan, Total})
 
 OPTIONS: Final = {
     "timeout": 2.0,  # for a whole exchange
@@ -66,6 +66,8 @@ _KINDS: Final = {
     "c": "claim",
     "d": "document",
     "k": "cached value",
+    "t": "rate limit",
+    "s": "set of slots",
 }
 
 
@@ -236,17 +238,18 @@ def open_driver(url: str) -> RedisDriver:
     }
     try:
         pool = redis.ConnectionPool.from_url(address, **common)
-        pool.make_connection()
+        pool.connection_class(**pool.connection_kwargs)
     except (ValueError, redis.RedisError, TypeError) as failure:
         raise ConfigurationError(f"a Redis URL that cannot be read: {failure}") from failure
 
     def dial() -> Any:
-        return pool.make_connection()
+        return pool.connection_class(**pool.connection_kwargs)
 
     async def adial() -> Any:
         import redis.asyncio
 
-        connection = redis.asyncio.ConnectionPool.from_url(address, **common).make_connection()
+        apool = redis.asyncio.ConnectionPool.from_url(address, **common)
+        connection: Any = apool.connection_class(**apool.connection_kwargs)
         await connection.connect()
         return connection
 
@@ -262,4 +265,4 @@ def _client_url(url: str) -> str:
         if name.startswith("ssl_") or name == "db"
     ]
     scheme = SCHEMES[parts.scheme.lower()]
-    return urlunsplit((scheme, parts.netloc, parts.path, urlencode(kept), ""))
+    return f"{scheme}://{parts.netloc}{parts.path}?{urlencode(kept)}"

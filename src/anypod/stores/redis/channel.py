@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
@@ -24,7 +25,73 @@ MOST_WAITING: Final = 10_000  # requests without a reply
 LARGEST_WRITE: Final = 1024 * 1024  # bytes handed to the transport at once
 
 
-class Channel(asyncio.Protocol):
+class _Wire(asyncio.Protocol):
+    """One connected transport, whose replies go to the channel for as long as it is the channel's."""
+
+    def __init__(self, channel: Channel, dialled: Any) -> None:
+        self._channel = channel
+        self._dialled = dialled
+        self._reader = hiredis.Reader(notEnoughData=MISSING)
+        self.paused = False
+        # redis-py has no other way to hand over its stream.
+        self._transport = cast(asyncio.Transport, dialled._writer.transport)  # noqa: SLF001
+        self._transport.set_protocol(self)
+
+        sock = self._transport.get_extra_info("socket")
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+        self.secure = self._transport.get_extra_info("ssl_object") is not None
+
+    def stirred(self) -> bool:
+        """Whether something has arrived that the loop has not seen yet: of an idle wire, its end."""
+        return bool(self._poll.poll(0))
+
+    def write(self, payload: bytes) -> None:
+        """Hand bytes to the transport."""
+        self._transport.write(payload)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+        self._dialled._writer = None  # noqa: SLF001  # its stream is closed; it would warn that not
+
+    def data_received(self, data: bytes) -> None:
+        """Give replies to those who wait for them, in order."""
+        gets, replied = self._reader.gets, self._channel.replied
+        self._reader.feed(data)
+        try:
+            while (reply := gets()) is not MISSING:
+                if not replied(reply):
+                    unasked = ReplyLost("the server said something that nobody asked for")
+                    self._channel.lost(self, unasked)
+                    return
+        except hiredis.ProtocolError as failure:
+            self._channel.lost(self, failure)
+            return
+        self._channel.progressed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server closed."""
+        detail = f" ({exc})" if exc else ""
+        failure = ReplyLost(f"the request left, and the server closed the connection{detail}")
+        self._channel.lost(self, failure)
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for now."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """The kernel takes more again."""
+        self.paused = False
+        self._channel.resumed()
+
+    def eof_received(self) -> bool:
+        """Half-closed is closed: no reply can be trusted to come."""
+        self.connection_lost(None)
+        return False
+
+
+class Channel:
     """The connection of one event loop.
 
     Args:
@@ -38,12 +105,10 @@ class Channel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._sent: deque[asyncio.Future[Any]] = deque()
-        self._transport: asyncio.Transport | None = None
-        self._dialled: Any = None
+        self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._reader = hiredis.Reader(notEnoughData=MISSING)
         self._flushing = False
-        self._paused = False
+        self._deferred = 0
         self._progress = 0.0  # when the last reply came, or the first request left
         self._watch: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
@@ -69,13 +134,15 @@ class Channel(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._paused:
+        if self._connecting is not None:
             return
-        if self._transport is None:
-            if self._connecting is None:
-                self._connecting = self._loop.create_task(self._connect())
+        wire = self._wire
+        if wire is None:
+            self._connecting = self._loop.create_task(self._connect())
             return
-        while self._unsent and not self._paused:
+        if not self._sent and wire.stirred() and not self._settled(wire):
+            return
+        while self._unsent and not wire.paused:
             pieces: list[bytes] = []
             size = 0
             if not self._sent:
@@ -88,39 +155,67 @@ class Channel(asyncio.Protocol):
                 size += len(payload)
                 self._sent.append(waiter)
             if pieces:
-                self._transport.write(b"".join(pieces))
+                wire.write(b"".join(pieces))
         if self._sent and self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._look)
 
+    def _settled(self, wire: _Wire) -> bool:
+        """Deal with an idle wire on which something has happened; True if it may be used now."""
+        if not wire.secure:
+            self._lose(
+                ReplyLost("the server closed the connection")
+            )  # nobody has waited for a reply
+            return False
+        if (
+            self._deferred < 2
+        ):  # TLS has messages of its own: let the loop read them, or the end, first
+            self._deferred += 1
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+            return False
+        self._deferred = 0
+        return True
+
     async def _connect(self) -> None:
+        failure: Exception
         try:
-            dialled = await self._dial()
-            # redis-py has no other way to hand over its stream.
-            transport = dialled._writer.transport  # noqa: SLF001
-            self._reader = hiredis.Reader(notEnoughData=MISSING)
-            transport.set_protocol(self)
-        except Exception as failure:  # noqa: BLE001  # whoever waits for the connection raises it
-            self._connecting = None
-            self._fail(self._unsent_waiters(), failure)
-            return
+            wire = await self._greeted()
         except asyncio.CancelledError:
-            self._connecting = None
             self._fail(self._unsent_waiters(), NotSent("the store was closed"))
             raise
+        except (ReplyLost, hiredis.ProtocolError) as lost:
+            failure = NotSent(f"this is not a Redis server, or it does not answer: {lost}")
+        except Exception as refused:  # noqa: BLE001  # whoever waits for the connection raises it
+            failure = refused
+        else:
+            self._connecting = None
+            self._wire = wire
+            self._flush()
+            return
         self._connecting = None
-        self._dialled = dialled
-        self._transport = cast(asyncio.Transport, transport)
-        self._paused = False
-        greeting = self._loop.create_future()
-        greeting.add_done_callback(self._greeted)
-        self._unsent.appendleft((PING, greeting))
-        self._flush()
+        self._fail(self._unsent_waiters(), failure)
 
-    def _greeted(self, greeting: asyncio.Future[Any]) -> None:
-        if greeting.cancelled() or greeting.exception() is not None:
-            return  # the connection was lost, and everybody was told
-        if isinstance(greeting.result(), hiredis.ReplyError):
-            self._lose(greeting.result())
+    async def _greeted(self) -> _Wire:
+        """A connection that has answered a first PING, so that nothing is risked on a stranger."""
+        wire = _Wire(self, await self._dial())
+        greeting = self._loop.create_future()
+        self._sent.append(greeting)
+        self._wire = wire
+        wire.write(PING)
+        try:
+            async with asyncio.timeout(self._timeout):
+                reply = await greeting
+        except TimeoutError:
+            self._wire = None
+            wire.abort()
+            raise ReplyLost(f"no reply within {self._timeout:g} s") from None
+        finally:
+            self._sent.clear()
+        if isinstance(reply, hiredis.ReplyError):
+            self._wire = None
+            wire.abort()
+            raise reply
+        return wire
 
     def _unsent_waiters(self) -> list[asyncio.Future[Any]]:
         waiters = [waiter for _, waiter in self._unsent]
@@ -133,47 +228,32 @@ class Channel(asyncio.Protocol):
                 waiter.set_exception(failure)
         self._room.set()
 
-    # --- what the transport calls
+    # --- what the wire tells
 
-    def data_received(self, data: bytes) -> None:
-        """Give replies to those who wait for them, in order."""
-        reader = self._reader
-        reader.feed(data)
-        sent = self._sent
-        try:
-            while (reply := reader.gets()) is not MISSING:
-                if not sent:
-                    self._lose(ReplyLost("the server said something that nobody asked for"))
-                    return
-                waiter = sent.popleft()
-                if not waiter.done():
-                    waiter.set_result(reply)
-        except hiredis.ProtocolError as failure:
-            self._lose(failure)
-            return
+    def replied(self, reply: Any) -> bool:
+        """Give a reply to the one who has waited longest; False if nobody waits."""
+        if not self._sent:
+            return False
+        waiter = self._sent.popleft()
+        if not waiter.done():
+            waiter.set_result(reply)
+        return True
+
+    def progressed(self) -> None:
+        """Replies came."""
         self._progress = self._loop.time()
-        if not self._room.is_set() and len(sent) < MOST_WAITING // 2:
+        if not self._room.is_set() and len(self._sent) < MOST_WAITING // 2:
             self._room.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell those whose requests were written; the others get another connection."""
-        if self._transport is not None:
-            detail = f" ({exc})" if exc else ""
-            self._lose(ReplyLost(f"the request left, and the server closed the connection{detail}"))
-
-    def pause_writing(self) -> None:
-        """The kernel takes no more for now."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Write what has come meanwhile."""
-        self._paused = False
+    def resumed(self) -> None:
+        """The kernel takes more: write what has come meanwhile."""
         if self._unsent:
             self._flush()
 
-    def eof_received(self) -> bool:
-        """Half-closed is closed: no reply can be trusted to come."""
-        return False
+    def lost(self, wire: _Wire, failure: Exception) -> None:
+        """Tell those whose requests were written; the others get another connection."""
+        if wire is self._wire:
+            self._lose(failure)
 
     # --- giving up
 
@@ -188,18 +268,14 @@ class Channel(asyncio.Protocol):
             self._watch = self._loop.call_later(left, self._look)
 
     def _lose(self, failure: Exception) -> None:
-        transport, self._transport = self._transport, None
+        wire, self._wire = self._wire, None
         sent = list(self._sent)
         self._sent.clear()
-        self._paused = False
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if transport is not None:
-            transport.abort()
-        if self._dialled is not None:
-            self._dialled._writer = None  # noqa: SLF001  # its stream is closed; it would warn that not
-            self._dialled = None
+        if wire is not None:
+            wire.abort()
         self._fail(sent, failure)
         if self._unsent:
             self._flush()

@@ -8,6 +8,8 @@ Invariants:
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import sha1
@@ -18,9 +20,12 @@ from msgspec import Struct
 
 from anypod.commands import (
     Abandon,
+    Acquire,
+    Acquired,
     Add,
     Added,
     AddOutcome,
+    Algorithm,
     CacheFill,
     CacheInvalidate,
     CacheRead,
@@ -36,16 +41,25 @@ from anypod.commands import (
     Existence,
     Filled,
     Get,
+    Page,
     PatchDocument,
     Patched,
     PatchOutcome,
+    Publish,
     Put,
+    Quota,
     ReadDocument,
+    Release,
     Renew,
+    Scan,
     Stored,
+    Take,
+    Taken,
     Total,
     Versioned,
+    Withdraw,
 )
+from anypod.stores.specification.limits import policy_name
 
 Part = str | bytes | int
 
@@ -62,6 +76,12 @@ _PATCH_OUTCOMES: Final = (
     PatchOutcome.EXISTS,
     PatchOutcome.ENDED,
 )
+_ALGORITHMS: Final = {
+    Algorithm.GCRA: 1,
+    Algorithm.FIXED_WINDOW: 2,
+    Algorithm.SLIDING_COUNTER: 3,
+    Algorithm.SLIDING_LOG: 4,
+}
 _EXISTENCES: Final = {Existence.NEW: 0, Existence.EXISTING: 1, Existence.EITHER: 2}
 
 
@@ -79,13 +99,19 @@ def request(*parts: Part) -> bytes:
 
 
 class Script:
-    """A command's script and the beginning of the request that runs it."""
+    """A command's script and the beginning of the request that runs it.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: the script's file.
+        shared: the files that stand between the prelude and the script.
+    """
+
+    def __init__(self, name: str, *shared: str) -> None:
         folder = files(__package__) / "lua"
-        prelude = (folder / "prelude.lua").read_text("utf-8")
         self.name = name
-        self.text = prelude + (folder / f"{name}.lua").read_text("utf-8")
+        self.text = "".join(
+            (folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", *shared, name)
+        )
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.load = request("SCRIPT", "LOAD", self.text)
         self._evalsha = bulk("EVALSHA") + bulk(self.sha)
@@ -156,7 +182,7 @@ def _versioned(reply: Any) -> Versioned | None:
 def _put(command: Put) -> tuple[Part, ...]:
     mode, value = ("delete", b"") if command.value is None else ("put", command.value)
     expect = "" if command.expect is None else command.expect
-    return mode, value, micros(command.ttl), expect
+    return mode, value, micros(command.ttl), expect, command.fence
 
 
 def _stored(reply: Any) -> Stored:
@@ -229,10 +255,55 @@ def _number(reply: Any) -> int:
     return int(reply)
 
 
+def _nothing(reply: Any) -> None:  # noqa: ARG001  # how many heard it is nobody's business
+    return None
+
+
+def _acquired(reply: Any) -> Acquired:
+    token, position, wait, held = reply
+    return Acquired(token, position, wait / 1e6, held)
+
+
+def _take(command: Take) -> Iterable[Part]:
+    yield command.cost
+    for policy in command.policies:
+        yield policy_name(policy)
+        yield _ALGORITHMS[policy.algorithm]
+        yield policy.limit
+        yield micros(policy.period)
+        yield policy.burst
+
+
+def _taken(reply: Any) -> Taken:
+    admitted, *numbers = reply
+    quotas = tuple(
+        Quota(remaining, reset / 1e6, math.inf if retry < 0 else retry / 1e6)
+        for remaining, reset, retry in zip(*(numbers[n::3] for n in range(3)), strict=True)
+    )
+    return Taken(admitted=admitted == 1, quotas=quotas)
+
+
+def _scan(command: Scan) -> tuple[Part, ...]:
+    pattern = re.sub(r"([*?\[\]^\\-])", r"\\\1", command.key) + "*"
+    return command.after or "0", pattern, max(1, command.limit)
+
+
+def _page(reply: Any) -> Page:
+    cursor, *parts = reply
+    items = tuple(
+        (key.decode(), Versioned(value, version))
+        for key, value, version in zip(*(parts[n::3] for n in range(3)), strict=True)
+    )
+    return Page(items, None if cursor == b"0" else cursor.decode())
+
+
 def _codec(
-    name: str, arguments: Callable[[Any], Iterable[Part]], decode: Callable[[Any], Any]
+    name: str,
+    arguments: Callable[[Any], Iterable[Part]],
+    decode: Callable[[Any], Any],
+    *shared: str,
 ) -> Codec:
-    script = Script(name)
+    script = Script(name, *shared)
 
     def encode(command: Command[Any], offset: int) -> bytes:
         return script.call(command.key, (offset, *arguments(command)))
@@ -246,7 +317,8 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     Get: _codec("get", lambda _: (), _versioned),
     Put: _codec("put", _put, _stored),
     Claim: _codec("claim", lambda c: (c.fingerprint, micros(c.lease), micros(c.ttl)), _claimed),
-    Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth),
+    Scan: _codec("scan", _scan, _page),
+    Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "slots"),
     Complete: _codec("complete", lambda c: (c.token, c.outcome, micros(c.ttl)), _truth),
     Abandon: _codec("abandon", lambda c: (c.token,), _truth),
     ReadDocument: _codec("read_document", lambda c: (micros(c.touch),), _document),
@@ -258,4 +330,14 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     CacheFill: _codec("cache_fill", _fill, _filled),
     CacheInvalidate: _codec("cache_invalidate", lambda c: (micros(c.keep),), _number),
     CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
+    Take: _codec("take", _take, _taken),
+    Acquire: _codec(
+        "acquire",
+        lambda c: (c.waiter, micros(c.lease), micros(c.patience), c.limit),
+        _acquired,
+        "slots",
+    ),
+    Release: _codec("release", lambda c: (c.token,), _truth, "slots"),
+    Withdraw: _codec("withdraw", lambda c: (c.waiter,), _truth, "slots"),
+    Publish: _codec("publish", lambda c: (c.message,), _nothing),
 }

@@ -134,7 +134,7 @@ class Link:
                 raise ReplyLost(f"the request left, and no reply came {what}") from failure
             if not size:
                 raise ReplyLost("the request left, and the server closed the connection")
-            reader.feed(self._view[:size])
+            reader.feed(self._view[:size])  # type: ignore[arg-type]  # any buffer will do
             reply = reader.gets()
             if reply is not MISSING:
                 return reply

@@ -1,4 +1,4 @@
--- Stands before every command's script. The scripts are stores/specification.py in Lua: a record that is
+-- Stands before every command's script. The scripts are stores/specification/ in Lua: a record that is
 -- absent, expired or of another kind means here what it means there.
 --
 -- ARGV[1] is the offset of the store's clock in µs, 0 outside tests. Times are µs, `false` is never.
@@ -16,7 +16,14 @@ local function now()
   return time
 end
 
-local function load(place, kind)
+local function expect(kind, wanted)
+  if kind ~= wanted then
+    error('ANYPOD-KIND ' .. tostring(kind) .. ' ' .. wanted)
+  end
+end
+
+-- The living record at a place and its kind, which must be as wanted if anything is.
+local function load(place, wanted)
   local body = redis.call('GET', place)
   if not body then
     return nil
@@ -28,10 +35,10 @@ local function load(place, kind)
   if record[2] and record[2] <= now() then
     return nil
   end
-  if record[1] ~= kind then
-    error('ANYPOD-KIND ' .. tostring(record[1]) .. ' ' .. kind)
+  if wanted then
+    expect(record[1], wanted)
   end
-  return record
+  return record, record[1]
 end
 
 local function save(place, record)

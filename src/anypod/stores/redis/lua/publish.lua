@@ -1,0 +1,2 @@
+-- ARGV: offset, message
+return redis.call('PUBLISH', key, ARGV[2])
