@@ -155,6 +155,18 @@ QUIET = {
     ),
     "a cycle": ("NAME = {}\nNAME['self'] = [NAME]", "NAME['self']"),
     "a deep list": ("NAME = []\nfor _ in range(5000):\n    NAME = [NAME]", "NAME"),
+    "a template": (
+        "from flask import render_template_string",
+        "render_template_string('{{ 1 }}'); app.logger",
+    ),
+    "an enumeration": (
+        "import enum\nclass NAME(enum.Flag):\n    A = 1\n    B = 2",
+        "NAME.A | NAME.B; NAME(3)",
+    ),
+    "a settings model": (
+        "import pydantic\nclass S(pydantic.BaseModel):\n    n: int = 1\nNAME = S()",
+        "NAME.model_dump()",
+    ),
     "a model": (
         (
             "from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column\nclass Base(DeclarativeBase): ...\n"

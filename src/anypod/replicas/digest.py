@@ -162,7 +162,7 @@ def own_items(value: Any) -> list[tuple[str, Any]]:
     found = list((attributes_of(value) or {}).items())
     for base in type(value).__mro__:
         for name, slot in list(vars(base).items()):
-            if isinstance(slot, types.MemberDescriptorType):
+            if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__"):
                 try:
                     found.append((name, slot.__get__(value)))
                 except AttributeError:

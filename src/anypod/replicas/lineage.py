@@ -295,8 +295,9 @@ def _move_imports(root: Path, disk: Path) -> None:
     """Let every import from the project tree come from the copy instead."""
 
     def moved(path: str) -> str:
-        if path and Path(path).is_relative_to(root):
-            copy = disk / Path(path).relative_to(root)
+        real = Path(path).resolve() if path else root.parent
+        if real.is_relative_to(root):
+            copy = disk / real.relative_to(root)
             if copy.exists():
                 return str(copy)
         return path

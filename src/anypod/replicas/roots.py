@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import enum
 import functools
 import sys
 import types
@@ -33,6 +34,8 @@ _STATE = (
     types.FunctionType, _CACHED,
 )  # fmt: skip
 _WHOLE = (dict, list, tuple, set, frozenset, collections.deque, str, int, bytes, float)
+# Filled in by the class's own machinery when it is first used: ABCs, SQLAlchemy, WTForms.
+_OF_A_METACLASS = ("__", "_abc_", "_sa_", "_wtforms_", "_unbound_fields")
 _DEPTH = 3
 
 
@@ -120,7 +123,8 @@ class Roots:
         """The attributes that a framework itself gives its application objects."""
         if kind not in self._framework:
             fresh = kind("anypod_fresh") if _is_flask(kind) else kind()
-            self._framework[kind] = frozenset(vars(fresh))
+            # What the class defines may appear on the object later: cached properties.
+            self._framework[kind] = frozenset(vars(fresh)) | frozenset(dir(kind))
         return self._framework[kind]
 
 
@@ -194,8 +198,10 @@ class _Walk:
             yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
 
     def _class(self, value: type) -> Iterator[Place]:
+        if has_type(value, enum.EnumMeta):
+            return  # its members are constants, and its tables grow as combinations are asked for
         for attribute, item in list(vars(value).items()):
-            if attribute.startswith(("__", "_sa_", "_abc_")):
+            if attribute.startswith(_OF_A_METACLASS):
                 continue
             if has_type(item, property):
                 functions = [item.fget, item.fset, item.fdel]
