@@ -14,6 +14,8 @@
     ├── InFlight                the same operation is being carried out elsewhere
     ├── EarlierFailure          the operation failed the first time, and the failure was kept
     ├── NotReplayable           the operation is done, its answer was not kept
+    ├── LockTimeout             others held the lock for as long as the caller would wait
+    ├── Reentered               the caller holds the lock already and would wait for itself
     ├── LeaseLost               somebody else holds what this caller held
     └── SessionEnded            the session was logged out or ran out
 
@@ -103,6 +105,14 @@ class EarlierFailure(AnypodError):
 
 class NotReplayable(AnypodError):
     """The operation is complete, but its answer was too large or too short-lived to be kept."""
+
+
+class LockTimeout(AnypodError):
+    """Others held the lock for as long as the caller would wait."""
+
+
+class Reentered(AnypodError):
+    """The caller holds the lock already and would wait for itself."""
 
 
 class LeaseLost(AnypodError):

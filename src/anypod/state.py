@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import quote
 
-from anypod.commands import MAX_INTEGER, Get
+from anypod.commands import MAX_INTEGER, Algorithm, Get, Policy
 from anypod.errors import ConfigurationError, NoStore
+from anypod.keys import Key
 from anypod.primitives.counter import Counter
 from anypod.primitives.idempotency import Idempotency
+from anypod.primitives.lock import Lock
 from anypod.primitives.map import Map
+from anypod.primitives.rate_limit import OnUnavailable, RateLimit
 from anypod.primitives.session import Sessions
 from anypod.stores import Store, open_store
 
@@ -129,6 +132,37 @@ class State:
     ) -> Idempotency:
         """Operations under this name that are carried out once; see `Idempotency`."""
         return Idempotency(self.store, name, lease=lease, ttl=ttl, type=type, failures=failures)
+
+    def rate_limit(
+        self,
+        name: str,
+        rates: str | Sequence[Policy],
+        *,
+        algorithm: str | Algorithm = Algorithm.GCRA,
+        overrides: Mapping[Key, str] | Callable[[Key], str | None] | None = None,
+        shadow: bool = False,
+        unavailable: OnUnavailable = "raise",
+        replicas: int | None = None,
+    ) -> RateLimit:
+        """A limit such as `"100/minute"` on each key; see `RateLimit`."""
+        return RateLimit(
+            self.store,
+            name,
+            rates,
+            algorithm=algorithm,
+            overrides=overrides,
+            shadow=shadow,
+            unavailable=unavailable,
+            replicas=replicas,
+        )
+
+    def lock(self, name: str, *, lease: float = 30.0) -> Lock:
+        """Locks under this name, one per key; see `Lock`."""
+        return Lock(self.store, name, lease=lease)
+
+    def slots(self, name: str, limit: int, *, lease: float = 30.0) -> Lock:
+        """`limit` slots per key, for so many at the same time; see `Lock`."""
+        return Lock(self.store, name, lease=lease, limit=limit)
 
     def ping(self) -> None:
         """Reach the store, or raise what a command would raise."""

@@ -39,10 +39,12 @@ class Heartbeat:
 
     Attributes:
         lost: set once a renewal was refused.
+        renewed: when (monotonic seconds) the last successful renewal was sent, None before the first.
     """
 
     def __init__(self, store: Store, address: str, token: int, lease: float) -> None:
         self.lost = threading.Event()
+        self.renewed: float | None = None
         self.stopped = False
         self.every = lease / 3
         self.store = store
@@ -54,8 +56,10 @@ class Heartbeat:
         """Renew once; False when there is nothing left to renew."""
         if self.stopped:
             return False
+        sent = time.monotonic()
         try:
             if self.store.execute(self.command):
+                self.renewed = sent
                 return True
         except StoreError:
             return True  # the store may be back before the lease runs out
@@ -96,10 +100,12 @@ class Heartbeat:
 
     async def _beats(self) -> None:
         while not self.stopped:
+            sent = time.monotonic()
             try:
                 if not await self.store.aexecute(self.command):
                     self.lost.set()
                     return
+                self.renewed = sent
             except StoreError:
                 pass  # the store may be back before the lease runs out
             await asyncio.sleep(self.every)

@@ -1,0 +1,81 @@
+"""What a primitive does when its store cannot be reached, and how it says so.
+
+A degraded decision is marked in the decision itself, counted, and logged, the last at most once in ten
+seconds per primitive: an outage writes a line that is read, not a million that are not.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Final
+
+from anypod.commands import Algorithm, Policy, Quota, Taken
+from anypod.errors import ConfigurationError
+
+logger = logging.getLogger("anypod")
+
+LOG_EVERY: Final = 10.0  # seconds, per primitive
+MOST_SUBJECTS: Final = 65_536  # of a local quota; the oldest go first
+
+_lock = threading.Lock()
+_logged: dict[str, tuple[float, int]] = {}
+
+
+def degraded(what: str, policy: str, failure: Exception) -> None:
+    """Note a decision that was made without the store."""
+    now = time.monotonic()
+    with _lock:
+        last, silent = _logged.get(what, (-LOG_EVERY, 0))
+        if now - last < LOG_EVERY:
+            _logged[what] = (last, silent + 1)
+            return
+        _logged[what] = (now, 0)
+    more = f" ({silent} more since the last line)" if silent else ""
+    logger.warning("%s is degraded to %r%s: %s", what, policy, more, failure)
+
+
+class LocalQuota:
+    """This replica's share of a limit, counted here while the store is away.
+
+    A token bucket per policy: `limit / replicas` per period, at least one, and as much at once. All
+    replicas together admit no more than the limit if the number of replicas is right.
+    """
+
+    def __init__(self, name: str, replicas: int) -> None:
+        if type(replicas) is not int or replicas < 1:
+            raise ConfigurationError(
+                f"rate limit {name!r}: replicas must be an int from 1 on, not {replicas!r}"
+            )
+        self._replicas = replicas
+        self._lock = threading.Lock()
+        self._arrivals: dict[tuple[str, Policy], float] = {}
+
+    def take(self, address: str, policies: tuple[Policy, ...], cost: int) -> Taken:
+        """Take from this replica's share, all policies or none."""
+        now = time.monotonic()
+        with self._lock:
+            after = []
+            admitted = True
+            quotas = []
+            for policy in policies:
+                share = max(1, policy.limit // self._replicas)
+                held = policy.burst if policy.algorithm is Algorithm.GCRA else policy.limit
+                burst = max(1, held // self._replicas)
+                unit = policy.period / share
+                arrival = max(self._arrivals.get((address, policy), now), now)
+                then = arrival + cost * unit
+                fits = then - now <= burst * unit + 1e-9
+                admitted = admitted and fits
+                after.append(then)
+                left = int((burst * unit - (arrival - now)) / unit)
+                quotas.append(
+                    Quota(left, arrival - now, 0.0 if fits else then - burst * unit - now)
+                )
+            if admitted:
+                for policy, then in zip(policies, after, strict=True):
+                    self._arrivals[address, policy] = then
+                while len(self._arrivals) > MOST_SUBJECTS:
+                    del self._arrivals[next(iter(self._arrivals))]
+        return Taken(admitted, tuple(quotas))

@@ -1,0 +1,323 @@
+"""Rate limits that hold over all replicas together.
+
+One hit is one command: the store decides on its own clock and answers with the standing of every policy,
+so that headers need no second question. What each algorithm bounds is said at `Algorithm`.
+
+Invariants:
+    - several policies of one limit are taken all or none;
+    - a refusal is remembered here until the cost could fit again, and asking again costs no exchange;
+      somebody else's refund may be seen that much later, and nothing is admitted that should not be;
+    - what is not decided by the store (store down) is marked `degraded` in the decision.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from anypod.commands import Algorithm, Policy, Quota, Take, Taken
+from anypod.errors import ConfigurationError, StoreError
+from anypod.flow import Flow, arun, run
+from anypod.keys import Key, encode
+from anypod.primitives.degraded import LocalQuota, degraded
+from anypod.primitives.rate import describe, parse_rates
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
+
+REMEMBERED_DENIALS: Final = 16_384  # per limit
+
+OnUnavailable = Literal["raise", "deny", "allow", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a hit was admitted, and everything that response headers need.
+
+    Attributes:
+        allowed: whether to serve the request.
+        policies: the policies that applied, in the order given.
+        quotas: how each of them stands, in the same order.
+        retry_after: seconds until the cost that was asked for would fit; 0.0 if it was admitted.
+        would_deny: the limit is in shadow mode, and would have refused.
+        degraded: the store could not be reached, and a policy for that decided.
+    """
+
+    allowed: bool
+    policies: tuple[Policy, ...]
+    quotas: tuple[Quota, ...]
+    retry_after: float = 0.0
+    would_deny: bool = False
+    degraded: bool = False
+
+    @property
+    def limiting(self) -> tuple[Policy, Quota]:
+        """The policy that matters to the client: the one to wait for longest, or the one nearest to its end."""
+        pairs = zip(self.policies, self.quotas, strict=True)
+        return max(pairs, key=lambda pair: (pair[1].retry, -pair[1].remaining / pair[0].limit))
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(slots=True)
+class _Denials:
+    """What was refused, until when (seconds, monotonic), bounded; per key the smallest cost that was."""
+
+    until: dict[str, tuple[float, int, Decision]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, address: str, cost: int, now: float) -> Decision | None:
+        found = self.until.get(address)
+        if found is None:
+            return None
+        until, least, decision = found
+        if now >= until:
+            self.until.pop(address, None)
+            return None
+        if cost < least:
+            return None
+        return replace(decision, retry_after=until - now)
+
+    def note(self, address: str, cost: int, decision: Decision, now: float) -> None:
+        with self.lock:
+            if len(self.until) >= REMEMBERED_DENIALS:
+                expired = [key for key, (until, *_) in self.until.items() if until <= now]
+                for key in expired or list(self.until)[: REMEMBERED_DENIALS // 8]:
+                    self.until.pop(key, None)
+            self.until[address] = (now + decision.retry_after, cost, decision)
+
+    def forget(self, address: str) -> None:
+        self.until.pop(address, None)
+
+
+class RateLimit:
+    """A limit on a family of subjects, one per key. Made by `State.rate_limit`.
+
+    Args:
+        store: where the limit is counted.
+        name: names the limit.
+        rates: `"100/minute"`, several separated by `;`, or policies.
+        algorithm: `"gcra"`, `"fixed window"`, `"sliding counter"` or `"sliding log"`.
+        overrides: other rates for some keys, as a mapping or a function that answers None for others.
+        shadow: admit everything, and only say what would have been refused.
+        unavailable: what a hit does when the store cannot be reached: `"raise"`, `"deny"`, `"allow"`, or
+            `"local"`: count here, with this replica's share of the limit.
+        replicas: among how many replicas `"local"` divides the limit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        rates: str | Sequence[Policy],
+        *,
+        algorithm: str | Algorithm = Algorithm.GCRA,
+        overrides: Mapping[Key, str] | Callable[[Key], str | None] | None = None,
+        shadow: bool = False,
+        unavailable: OnUnavailable = "raise",
+        replicas: int | None = None,
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._algorithm = _algorithm(name, algorithm)
+        self.policies = self._read(rates)
+        self._overrides = overrides.get if isinstance(overrides, Mapping) else overrides
+        self._parsed: dict[str, tuple[Policy, ...]] = {}
+        if isinstance(overrides, Mapping):
+            for text in overrides.values():
+                self._override(text)
+        self._shadow = shadow
+        if unavailable not in ("raise", "deny", "allow", "local"):
+            raise ConfigurationError(
+                f"rate limit {name!r}: unavailable must be raise, deny, allow or local, not "
+                f"{unavailable!r}"
+            )
+        if (unavailable == "local") != (replicas is not None):
+            raise ConfigurationError(
+                f"rate limit {name!r}: unavailable='local' needs replicas=, the number among which the "
+                f"limit is divided, and nothing else does"
+            )
+        self._unavailable: OnUnavailable = unavailable
+        self._local = None if replicas is None else LocalQuota(name, replicas)
+        self._denials = _Denials()
+        self._prefix = ""
+
+    def hit(self, key: Key = None, *, cost: int = 1) -> Decision:
+        """Take `cost` units from the subject's quota, or be refused.
+
+        Raises:
+            ValueError: a cost that is negative, no int, or more than the limit could ever admit.
+            StoreUnavailable, OutcomeUnknown: if the limit was made to raise.
+        """
+        address, policies = self._subject(key)
+        now = time.monotonic() + self._store.driver.clock_offset
+        denied = self._denials.find(address, cost, now)
+        if denied is not None:
+            return denied
+        return run(self._store, self._hit(address, policies, cost))
+
+    async def ahit(self, key: Key = None, *, cost: int = 1) -> Decision:
+        """`hit`, awaiting."""
+        address, policies = self._subject(key)
+        now = time.monotonic() + self._store.driver.clock_offset
+        denied = self._denials.find(address, cost, now)
+        if denied is not None:
+            return denied
+        return await arun(self._store, self._hit(address, policies, cost))
+
+    def peek(self, key: Key = None) -> Decision:
+        """How the subject stands, taking nothing: allowed says whether one unit would fit."""
+        return run(self._store, self._peek(*self._subject(key)))
+
+    async def apeek(self, key: Key = None) -> Decision:
+        """`peek`, awaiting."""
+        return await arun(self._store, self._peek(*self._subject(key)))
+
+    def refund(self, key: Key = None, *, cost: int = 1) -> Decision:
+        """Give back what an earlier hit took, because the request did not count after all."""
+        return run(self._store, self._refund(*self._subject(key), cost))
+
+    async def arefund(self, key: Key = None, *, cost: int = 1) -> Decision:
+        """`refund`, awaiting."""
+        return await arun(self._store, self._refund(*self._subject(key), cost))
+
+    # --- deciding
+
+    def _read(self, rates: str | Sequence[Policy]) -> tuple[Policy, ...]:
+        policies = parse_rates(rates, self._algorithm) if isinstance(rates, str) else tuple(rates)
+        if not policies or len(set(policies)) < len(policies):
+            raise ConfigurationError(
+                f"rate limit {self.name!r}: give at least one rate, and none twice"
+            )
+        return policies
+
+    def _override(self, text: str) -> tuple[Policy, ...]:
+        if text not in self._parsed:
+            if len(self._parsed) >= 1_024:
+                self._parsed.clear()
+            self._parsed[text] = self._read(text)
+        return self._parsed[text]
+
+    def _subject(self, key: Key) -> tuple[str, tuple[Policy, ...]]:
+        if not self._prefix:
+            self._prefix = self._store.prefix("rate", self.name)
+        other = None if self._overrides is None else self._overrides(key)
+        policies = self.policies if other is None else self._override(other)
+        return self._prefix + encode(key), policies
+
+    def _hit(self, address: str, policies: tuple[Policy, ...], cost: int) -> Flow[Decision]:
+        self._check(policies, cost)
+        try:
+            taken: Taken = yield Take(address, policies, cost)
+        except StoreError as failure:
+            return self._without_store(address, policies, cost, failure)
+        decision = self._decision(policies, taken)
+        if not decision.allowed:
+            now = time.monotonic() + self._store.driver.clock_offset
+            self._denials.note(address, cost, decision, now)
+        return decision
+
+    def _peek(self, address: str, policies: tuple[Policy, ...]) -> Flow[Decision]:
+        taken: Taken = yield Take(address, policies, 0)
+        full = any(quota.remaining < 1 for quota in taken.quotas)
+        return Decision(allowed=not full, policies=policies, quotas=taken.quotas)
+
+    def _refund(self, address: str, policies: tuple[Policy, ...], cost: int) -> Flow[Decision]:
+        self._check(policies, cost)
+        taken: Taken = yield Take(address, policies, -cost)
+        self._denials.forget(address)
+        return self._decision(policies, taken)
+
+    def _check(self, policies: tuple[Policy, ...], cost: int) -> None:
+        if type(cost) is not int or cost < 1:
+            raise ValueError(
+                f"rate limit {self.name!r}: a cost must be an int from 1 on, not {cost!r}; refund() "
+                f"gives back"
+            )
+        for policy in policies:
+            most = policy.burst if policy.algorithm is Algorithm.GCRA else policy.limit
+            if cost > most:
+                raise ValueError(
+                    f"rate limit {self.name!r}: a cost of {cost} can never be admitted by "
+                    f"{describe(policy)}, which holds {most} at most"
+                )
+
+    def _decision(self, policies: tuple[Policy, ...], taken: Taken) -> Decision:
+        retry = 0.0 if taken.admitted else max(quota.retry for quota in taken.quotas)
+        return Decision(
+            allowed=taken.admitted or self._shadow,
+            policies=policies,
+            quotas=taken.quotas,
+            retry_after=0.0 if self._shadow else retry,
+            would_deny=self._shadow and not taken.admitted,
+        )
+
+    def _without_store(
+        self, address: str, policies: tuple[Policy, ...], cost: int, failure: StoreError
+    ) -> Decision:
+        if self._unavailable == "raise":
+            raise failure
+        degraded(f"rate limit {self.name!r}", self._unavailable, failure)
+        if self._local is not None:
+            decision = self._decision(policies, self._local.take(address, policies, cost))
+            return replace(decision, degraded=True)
+        quotas = tuple(Quota(0, math.inf, 0.0) for _ in policies)
+        allowed = self._unavailable == "allow" or self._shadow
+        return Decision(
+            allowed=allowed,
+            policies=policies,
+            quotas=quotas,
+            retry_after=0.0 if allowed else 1.0,
+            degraded=True,
+        )
+
+
+def hit_all(*hits: tuple[RateLimit, Key], cost: int = 1) -> tuple[Decision, ...]:
+    """Hit several subjects, such as an address and a user; all must admit.
+
+    They are asked one after the other, and when one refuses, what the ones before have taken is given
+    back. For a moment a refused request occupies their quota, so another may be refused that would have
+    fitted: conservative, and never the other way round.
+
+    Returns:
+        The decisions as far as it came; the last one says whether the request is allowed.
+    """
+    decisions: list[Decision] = []
+    for limit, key in hits:
+        decision = limit.hit(key, cost=cost)
+        decisions.append(decision)
+        if not decision.allowed:
+            for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
+                if not taken.degraded:
+                    earlier.refund(subject, cost=cost)
+            break
+    return tuple(decisions)
+
+
+async def ahit_all(*hits: tuple[RateLimit, Key], cost: int = 1) -> tuple[Decision, ...]:
+    """`hit_all`, awaiting."""
+    decisions: list[Decision] = []
+    for limit, key in hits:
+        decision = await limit.ahit(key, cost=cost)
+        decisions.append(decision)
+        if not decision.allowed:
+            for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
+                if not taken.degraded:
+                    await earlier.arefund(subject, cost=cost)
+            break
+    return tuple(decisions)
+
+
+def _algorithm(name: str, algorithm: str | Algorithm) -> Algorithm:
+    try:
+        return Algorithm(algorithm)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in Algorithm)
+        raise ConfigurationError(
+            f"rate limit {name!r}: there is no algorithm {algorithm!r}; known: {known}"
+        ) from None
