@@ -85,8 +85,8 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
         raise CannotRun(
             f"every request of {workload.path.name} was answered with an error "
             f"({_status(first.trace.exchanges[0])} for {first.trace.exchanges[0].step.label}) by one "
-            "replica alone, so no difference would mean anything; see what the application logs, "
-            "and whether it needs a service or a setting that is not there"
+            "replica alone, so no difference would mean anything; does it need a service or a setting "
+            f"that is not there?{_printed(first)}"
         )
     try:
         noise = Noise.learn(first.trace, second.trace, other.trace)
@@ -113,11 +113,11 @@ def _answered(workload: Workload, played: Played) -> None:
     for exchange in played.trace.exchanges:
         if isinstance(exchange.response, NoResponse):
             step = exchange.step
-            log = f"\n{played.died[0]}" if played.died else ""
+            ended = f"; {played.died[0]}" if played.died else ""
             raise CannotRun(
                 f"{workload.path.name}:{step.line}: {step.label}: one replica alone gave no answer: "
-                f"{exchange.response.reason}; look at the request, or allow more time with "
-                f"--timeout{log}"
+                f"{exchange.response.reason}{ended}; look at the request, or allow more time with "
+                f"--timeout{_printed(played)}"
             )
     for step_index, reason in sorted(played.skipped.items()):
         step = workload.steps[step_index]
@@ -125,6 +125,11 @@ def _answered(workload: Workload, played: Played) -> None:
             f"{workload.path.name}:{step.line}: {step.label} cannot be sent, on one replica alone: "
             f"{reason}"
         )
+
+
+def _printed(played: Played) -> str:
+    """What the application said about it, if anything."""
+    return f"\nThe application printed:\n{played.log}" if played.log else ""
 
 
 def _status(exchange: Exchange) -> int:

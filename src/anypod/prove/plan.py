@@ -183,5 +183,7 @@ def _fresh(steps: int, replicas: int, *, parted: bool) -> Iterator[Run]:
 
 
 def _moved(steps: int, unsafe: frozenset[int]) -> Iterator[Run]:
+    if steps < 2:
+        return
     for number, schedule in enumerate(pod_moved(steps, unsafe)):
         yield Run(schedule, urgency=2 + number)

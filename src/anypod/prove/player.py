@@ -17,6 +17,7 @@ from anypod.prove.workload import MissingValue, Workload, render
 from anypod.replicas import Change, Replica, World
 
 QUIET_POLLS = 4
+LOG_LINES = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Played:
         skipped: steps that could not be sent, because a value they need was not answered, and why.
         caches: anypod's local caches on the replica that answered the last delivery, if probed.
         escapes: writes outside the copies and hosts reached for.
-        died: pods whose process ended by itself, with the end of its log.
+        died: pods whose process ended by itself.
+        log: the end of what the last replica printed, if probed.
     """
 
     trace: Trace
@@ -44,6 +46,7 @@ class Played:
     caches: tuple[Cache, ...] = ()
     escapes: tuple[str, ...] = ()
     died: tuple[str, ...] = ()
+    log: str = ""
 
 
 class Stopped(Exception):
@@ -76,7 +79,7 @@ class _Stage:
         if current is not None and current[0] == life:
             if slot not in self.doubted or current[1].alive():
                 return current[1]
-            self._note_death(slot, life, current[1])
+            self._note_death(slot, life)
         elif self.moves and self.alive:
             for other, (_, replica) in list(self.alive.items()):
                 self._note_escapes(replica)
@@ -99,15 +102,14 @@ class _Stage:
         for escape in replica.escapes():
             self.escapes.setdefault(escape)
 
-    def _note_death(self, slot: int, life: int, replica: Replica) -> None:
-        tail = "\n".join(replica.log.strip().splitlines()[-5:])
-        self.died.append(f"pod {self.numbers[slot, life]} ended by itself:\n{tail}")
+    def _note_death(self, slot: int, life: int) -> None:
+        self.died.append(f"pod {self.numbers[slot, life]} ended by itself")
 
     def finish(self) -> None:
         for slot, (life, replica) in self.alive.items():
             self._note_escapes(replica)
             if slot in self.doubted and not replica.alive():
-                self._note_death(slot, life, replica)
+                self._note_death(slot, life)
 
 
 def play(
@@ -191,10 +193,14 @@ def play(
             )
         )
     caches: tuple[Cache, ...] = ()
+    log = ""
     if last is not None and probe:
         caches = tuple(Cache(cache.name, cache.ttl) for cache in last.caches())
+        log = "\n".join(last.log.strip().splitlines()[-LOG_LINES:])
     stage.finish()
-    return Played(Trace(tuple(exchanges)), skipped, caches, tuple(stage.escapes), tuple(stage.died))
+    return Played(
+        Trace(tuple(exchanges)), skipped, caches, tuple(stage.escapes), tuple(stage.died), log
+    )
 
 
 def _was_lost(delivery: Delivery, exchanges: Sequence[Exchange]) -> bool:

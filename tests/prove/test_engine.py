@@ -1,0 +1,456 @@
+"""Whole proofs of small applications: what is found, what is accepted, what is no difference."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.prove.conftest import FEW, ONE, Project
+
+from anypod.prove.events import Finished, Found, Log, Opened, Outcome, Planned, Progress
+from anypod.prove.schedules import Kind
+
+# A WSGI application in a few lines: routes are functions named by their method and path.
+SMALL = """
+    import json
+    import os
+    import sqlite3
+    from pathlib import Path
+
+    ROUTES = {{}}
+
+
+    def route(what):
+        return lambda handler: ROUTES.setdefault(what, handler)
+
+
+    def connect():
+        connection = sqlite3.connect(os.environ["DATABASE_URL"].removeprefix("sqlite:///"))
+        connection.execute("create table if not exists t (k primary key, v)")
+        return connection
+
+
+    def read(key):
+        with connect() as connection:
+            found = connection.execute("select v from t where k = ?", (key,)).fetchone()
+        return found[0] if found else None
+
+
+    def write(key, value):
+        with connect() as connection:
+            connection.execute("replace into t values (?, ?)", (key, value))
+
+
+    def app(environ, start):
+        handler = ROUTES[environ["REQUEST_METHOD"] + " " + environ["PATH_INFO"]]
+        size = int(environ.get("CONTENT_LENGTH") or 0)
+        answer = handler(environ["wsgi.input"].read(size).decode())
+        status, value = answer if isinstance(answer, tuple) else (200, answer)
+        body = json.dumps(value).encode()
+        start(f"{{status}} X", [("Content-Type", "application/json")])
+        return [body]
+
+    {routes}
+"""
+
+
+def small(project: Project, routes: str) -> None:
+    project.write(textwrap.dedent(SMALL).format(routes=textwrap.dedent(routes)))
+
+
+@pytest.mark.parametrize("name", ["hits", "how_often", "zähler"])
+def test_renaming_the_global_changes_the_name_that_is_reported(project: Project, name: str) -> None:
+    small(
+        project,
+        f"""
+        {name} = 0
+
+        @route("POST /hit")
+        def hit(body):
+            global {name}
+            {name} += 1
+            return {{}}
+
+        @route("GET /hits")
+        def hits_of_this_pod(body):
+            return {{"count": {name}}}
+        """,
+    )
+    verdict = project.prove("POST /hit\n\n###\nGET /hits\n")
+    (divergence,) = verdict.divergences
+    assert divergence.cause is not None
+    assert divergence.cause.name == name
+    source = (project.path / "service.py").read_text().splitlines()
+    assert divergence.cause.line is not None
+    assert source[divergence.cause.line - 1] == f"{name} = 0"
+
+
+SHARED = """
+    import uuid
+
+    @route("PUT /value")
+    def put(body):
+        write("value", body)
+        return {}
+
+    @route("GET /value")
+    def get(body):
+        return {"value": read("value")}
+
+    @route("POST /things")
+    def add(body):
+        id = str(uuid.uuid4())
+        write("thing", id)
+        return 201, {"id": id}
+
+    @route("GET /thing")
+    def thing(body):
+        return {"id": read("thing"), "asked": uuid.uuid4().hex}
+"""
+SHARED_WORKLOAD = """
+PUT /value
+
+one
+
+###
+GET /value
+
+###
+PUT /value
+
+two
+
+###
+GET /value
+
+###
+POST /things
+
+###
+GET /thing
+"""
+
+
+def test_state_in_a_shared_database_is_no_difference(project: Project) -> None:
+    small(project, SHARED)
+    log = Log()
+    verdict = project.prove(SHARED_WORKLOAD, log=log)
+    assert verdict.outcome is Outcome.NO_DIFFERENCE, verdict
+    assert verdict.exit_code == 0
+    assert verdict.claim.endswith("no response differed from one replica.")
+    assert [type(event) for event in log.events][:2] == [Opened, Planned]
+    assert isinstance(log.events[-1], Finished)
+    assert log.events[-1].verdict == verdict
+    assert any(isinstance(event, Progress) for event in log.events)
+    assert not any(isinstance(event, Found) for event in log.events)
+
+
+def test_the_same_proof_twice_gives_the_same_verdict(project: Project) -> None:
+    small(
+        project,
+        SHARED
+        + """
+    seen = {}
+
+    @route("POST /seen")
+    def see(body):
+        seen[body] = seen.get(body, 0) + 1
+        return seen
+    """,
+    )
+    text = SHARED_WORKLOAD + "\n###\nPOST /seen\n\nx\n\n###\nPOST /seen\n\nx\n"
+    first, second = project.prove(text), project.prove(text)
+    assert first.divergences
+    assert [replace(d, requests=()) for d in first.divergences] == [
+        replace(d, requests=()) for d in second.divergences
+    ]
+
+
+def test_consequences_are_not_told(project: Project) -> None:
+    small(
+        project,
+        """
+        tokens = set()
+
+        @route("POST /login")
+        def login(body):
+            tokens.add(body)
+            return {}
+
+        @route("POST /paid")
+        def pay(body):
+            if body not in tokens:
+                return 401, {}
+            write("paid", "yes")
+            return {}
+
+        @route("GET /paid")
+        def paid(body):
+            return {"paid": read("paid")}
+        """,
+    )
+    verdict = project.prove("POST /login\n\nbob\n\n###\nPOST /paid\n\nbob\n\n###\nGET /paid\n")
+    assert {d.route for d in verdict.divergences} == {"POST /paid"}
+
+
+LOCAL_CACHE = """
+    from anypod import LocalCache
+
+    copies = LocalCache("copies", ttl=300.0)
+
+    @route("PUT /value")
+    def put(body):
+        write("value", body)
+        copies.invalidate("value")
+        return {}
+
+    @route("GET /value")
+    def get(body):
+        return {"value": copies.get_or_load("value", lambda: read("value"))}
+"""
+
+
+def test_an_anypod_cache_says_itself_how_old_its_copies_may_be(project: Project) -> None:
+    small(project, LOCAL_CACHE)
+    verdict = project.prove(SHARED_WORKLOAD.partition("###\nPOST")[0])
+    assert verdict.exit_code == 0, verdict.divergences
+    (stale,) = verdict.stale
+    assert (stale.route, stale.cache, stale.seconds) == ("GET /value", "copies", 300.0)
+    assert (stale.expected, stale.got) == ('"two"', '"one"')
+
+
+DICT_CACHE = """
+    copies = {}
+
+    @route("PUT /value")
+    def put(body):
+        write("value", body)
+        copies.clear()
+        return {}
+
+    @route("GET /value")
+    def get(body):
+        if "value" not in copies:
+            copies["value"] = read("value")
+        return {"value": copies["value"]}
+"""
+
+
+def test_a_dict_without_expiry_is_a_difference_with_a_hint(project: Project) -> None:
+    small(project, DICT_CACHE)
+    verdict = project.prove(SHARED_WORKLOAD.partition("###\nPOST")[0])
+    (divergence,) = verdict.divergences
+    assert divergence.schedule is Kind.STALE_COPY
+    assert divergence.cause is not None
+    assert divergence.cause.name == "copies"
+    assert divergence.cause.pod == divergence.cause.reader
+    assert "# @stale" in divergence.hint
+
+
+def test_staleness_that_the_workload_declares_is_accepted(project: Project) -> None:
+    small(project, DICT_CACHE)
+    text = SHARED_WORKLOAD.partition("###\nPOST")[0].replace(
+        "GET /value", "# @stale 2m\nGET /value"
+    )
+    verdict = project.prove(text)
+    assert verdict.exit_code == 0, verdict.divergences
+    (stale,) = verdict.stale
+    assert (stale.cache, stale.seconds) == ("", 120.0)
+
+
+REFUNDS = """
+    @route("POST /refund")
+    def refund(body):
+        write("paid", int(read("paid") or 0) + 5)
+        return {}
+
+    @route("GET /paid")
+    def paid(body):
+        return {"paid": read("paid")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "strict", "code"),
+    [("", False, 0), ("# @retry\n", False, 1), ("", True, 1)],
+)
+def test_only_what_may_be_retried_must_bear_it(
+    project: Project, mark: str, strict: bool, code: int
+) -> None:
+    small(project, REFUNDS)
+    options = replace(FEW, strict_retry=strict, schedules=frozenset({Kind.RETRY}))
+    verdict = project.prove(f"{mark}POST /refund\n\n###\nGET /paid\n", options=options)
+    assert verdict.exit_code == code
+    assert [item.route for item in verdict.not_retry_safe] == ([] if code else ["POST /refund"])
+    for divergence in verdict.divergences:
+        assert (divergence.route, divergence.seen_at) == ("POST /refund", "GET /paid")
+
+
+def test_a_retry_that_the_route_bears_is_no_difference(project: Project) -> None:
+    small(project, REFUNDS.replace('int(read("paid") or 0) + 5', "5"))
+    verdict = project.prove("# @retry\nPOST /refund\n\n###\nGET /paid\n")
+    assert verdict.exit_code == 0
+    assert verdict.coverage is not None
+    assert verdict.coverage.retries == (3, 3)
+
+
+def test_an_answer_that_changes_with_each_retry_is_taken_once(project: Project) -> None:
+    """The time of a write comes back from later reads: whichever delivery the client believes."""
+    small(
+        project,
+        """
+        import uuid
+
+        @route("PUT /value")
+        def put(body):
+            write("revision", uuid.uuid4().hex)
+            return {"revision": read("revision")}
+
+        @route("GET /value")
+        def get(body):
+            return {"revision": read("revision")}
+        """,
+    )
+    verdict = project.prove("PUT /value\n\nx\n\n###\nGET /value\n")
+    assert verdict.exit_code == 0, verdict.divergences
+
+
+def test_a_retry_that_nothing_reads_later_is_said_not_to_be_observable(project: Project) -> None:
+    small(project, SHARED)
+    verdict = project.prove("GET /value\n\n###\nPUT /value\n\nx\n")
+    assert "retry of PUT /value not observable: no later read" in verdict.not_tried
+
+
+def test_one_replica_still_moves(project: Project) -> None:
+    small(
+        project,
+        """
+        seen = []
+
+        @route("POST /seen")
+        def see(body):
+            seen.append(body)
+            return {}
+
+        @route("GET /seen")
+        def look(body):
+            return seen
+        """,
+    )
+    verdict = project.prove("POST /seen\n\nx\n\n###\nGET /seen\n", options=ONE)
+    (divergence,) = verdict.divergences
+    assert divergence.schedule is Kind.POD_MOVED
+    assert [(r.pod, r.incarnation, r.moved) for r in divergence.requests] == [
+        (1, 1, False),
+        (1, 2, True),
+    ]
+    assert "stale copy: there is one replica" in verdict.not_tried
+
+
+def test_a_secret_drawn_at_import_is_a_difference_of_process_identity(project: Project) -> None:
+    small(
+        project,
+        """
+        SECRET = os.urandom(8).hex()
+
+        @route("GET /signature")
+        def sign(body):
+            return {"signature": SECRET}
+        """,
+    )
+    verdict = project.prove("GET /signature\n")
+    (divergence,) = verdict.divergences
+    assert divergence.schedule is Kind.IDENTITY
+    assert (divergence.rule, divergence.confirmed) == ("POD109", 3)
+    assert [r.pod for r in divergence.requests] == [1, 2]
+
+
+def test_a_secret_per_import_is_found_by_the_token_that_another_import_refuses(
+    project: Project,
+) -> None:
+    small(
+        project,
+        """
+        import hmac, uuid
+
+        SECRET = os.urandom(8)
+
+        @route("POST /token")
+        def token(body):
+            id = uuid.uuid4().hex
+            return {"token": id + hmac.new(SECRET, id.encode(), "sha1").hexdigest()}
+
+        @route("POST /check")
+        def check(body):
+            good = hmac.new(SECRET, body[:32].encode(), "sha1").hexdigest() == body[32:]
+            return (200 if good else 403), {}
+        """,
+    )
+    verdict = project.prove(
+        "# @name t\nPOST /token\n\n###\nPOST /check\n\n{{t.response.body.$.token}}\n"
+    )
+    assert {d.route for d in verdict.divergences} == {"POST /check"}
+
+
+def test_a_factory_and_asgi_are_told_apart_by_themselves(project: Project) -> None:
+    project.write(
+        """
+        from starlette.applications import Starlette
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
+
+
+        def create_app():
+            seen = []
+
+            async def see(request):
+                seen.append(1)
+                return JSONResponse({})
+
+            async def look(request):
+                return JSONResponse(len(seen))
+
+            return Starlette(routes=[
+                Route("/seen", see, methods=["POST"]), Route("/seen", look, methods=["GET"])
+            ])
+        """
+    )
+    verdict = project.prove("POST /seen\n\n###\nGET /seen\n", target="service:create_app()")
+    assert [d.route for d in verdict.divergences] == ["GET /seen"]
+
+
+def test_a_shared_path_is_a_volume(project: Project) -> None:
+    small(
+        project,
+        """
+        @route("POST /note")
+        def write_note(body):
+            Path("notes").mkdir(exist_ok=True)
+            Path("notes/note").write_text(body)
+            return {}
+
+        @route("GET /note")
+        def read_note(body):
+            note = Path("notes/note")
+            return note.read_text() if note.exists() else None
+        """,
+    )
+    text = "POST /note\n\nx\n\n###\nGET /note\n"
+    private = project.prove(text)
+    assert [d.cause.kind for d in private.divergences if d.cause] == ["file"]
+    assert project.prove(text, options=replace(FEW, shared=(Path("notes"),))).exit_code == 0
+
+
+def test_a_budget_that_is_too_short_says_what_was_left_out(project: Project) -> None:
+    small(project, SHARED)
+    verdict = project.prove(SHARED_WORKLOAD * 4, options=replace(FEW, budget=5.0))
+    if verdict.outcome is Outcome.COULD_NOT_RUN:
+        assert "--budget" in verdict.reason
+        return
+    assert verdict.coverage is not None
+    done, planned = verdict.coverage.schedules
+    assert verdict.partial == (done < planned)
+    if verdict.coverage.triples[0] < verdict.coverage.triples[1]:
+        assert any("budget" in item or "time was used up" in item for item in verdict.not_tried)
