@@ -566,6 +566,25 @@ def test_what_depends_on_the_process_is_a_finding_and_is_told_once() -> None:
     assert (0, "body $.served_by") in noise.not_compared()
 
 
+def test_each_further_run_of_one_replica_shows_more_of_what_is_random() -> None:
+    def pick(size: int) -> Service:
+        return bodies({"size": size})
+
+    runs = [played(pick(size), seed, seed * 1.3) for seed, size in enumerate((1, 1, 1, 2), 1)]
+    other = played(pick(3), 9, 60.0)
+    assert compare(runs[0], other, Noise.learn(*runs[:3])) != []
+    assert compare(runs[0], other, Noise.learn(*runs[:3], more=runs[3:])) == []
+
+
+def test_a_measured_float_is_one_value() -> None:
+    def took(seconds: float) -> Service:
+        return bodies({"took": seconds, "other": seconds})
+
+    a = played(took(1.25), 1)
+    noise = Noise.learn(a, played(took(1.75), 2, 1.3))
+    assert compare(a, played(took(2.99e-05), 3, 60.0), noise) == []
+
+
 def test_deep_and_huge_bodies_are_compared() -> None:
     deep = "[" * 5000 + "]" * 5000
     raw = lambda text: lambda run: run.answer("GET /", text.encode())  # noqa: E731

@@ -11,7 +11,7 @@ itself under a one-to-one renaming of its generated values; a map that is not on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,27 +45,32 @@ class Noise(Known):
     identity: tuple[Difference, ...] = ()
 
     @classmethod
-    def learn(cls, a: Trace, a2: Trace, b: Trace | None = None) -> Noise:
+    def learn(
+        cls, a: Trace, a2: Trace, b: Trace | None = None, *, more: Iterable[Trace] = ()
+    ) -> Noise:
         """What to rename.
 
         Args:
             a: a run of the workload on one replica.
             a2: the same again, at least 1.1 s later, under the same process identity.
             b: the same under another process identity.
+            more: further runs like `a2`, whole or in part; each shows more of what is random.
 
         Raises:
-            ResetIncomplete: `a` and `a2` differ in status or in the shape of their JSON.
+            ResetIncomplete: `a` and a later run differ in status or in the shape of their JSON.
         """
         learner = _Learner()
-        for one, two in _aligned(a, a2):
-            learner.step(one, two)
+        again = (a2, *more)
+        for run, other in enumerate(again):
+            for one, two in _aligned(a, other):
+                learner.step(one, two, run)
         refuted: set[str] = set()
         noise = learner.noise(frozenset())
-        for other in (a2, a2 if b is None else b):
+        for other in (*again, *(() if b is None else (b,))):
             while conflicts := _conflicts(noise, a, other) - refuted:
                 refuted |= conflicts
                 noise = learner.noise(frozenset(refuted))
-        left = {(d.step_index, d.where) for d in compare(a, a2, noise)}
+        left = {(d.step_index, d.where) for other in again for d in compare(a, other, noise)}
         noise = replace(noise, wild=noise.wild | left)
         return noise if b is None else _with_identity(noise, a, b)
 
@@ -116,7 +121,7 @@ class _Learner(Visitor):
     """Collects what differs between two runs of one replica."""
 
     def __init__(self) -> None:
-        self._index = 0
+        self._index = self._run = 0
         self._route = ""
         self._routes: dict[int, str] = {}
         self._samples: list[Sample] = []
@@ -125,7 +130,8 @@ class _Learner(Visitor):
         self._unordered: set[tuple[int, str]] = set()
         self._keyed: set[tuple[int, str]] = set()
 
-    def step(self, one: Exchange, two: Exchange) -> None:
+    def step(self, one: Exchange, two: Exchange, run: int) -> None:
+        self._run = run
         self._index = one.step.index
         self._route = self._routes[self._index] = one.step.route or one.step.label
         if isinstance(one.response, Response) and isinstance(two.response, Response):
@@ -173,7 +179,7 @@ class _Learner(Visitor):
     def leaf(self, where: str, expected: str, got: str) -> None:
         self._seen.add((self._index, where))
         if expected != got:
-            self._samples.append(Sample(self._index, self._route, where, expected, got))
+            self._samples.append(Sample(self._index, self._route, where, expected, got, self._run))
 
     def differs(self, where: str, kind: str, expected: str, got: str) -> None:
         structural = where in ("status", "body") or where.startswith("body $")

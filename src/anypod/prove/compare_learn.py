@@ -62,6 +62,7 @@ class Sample:
     where: str
     first: str
     second: str
+    run: int = 0  # which of several second runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,9 @@ class _Occurrence:
     @property
     def scope(self) -> str:
         return f"{self.sample.route} {general(self.sample.where)} @{self.position}"
+
+
+_Pair = tuple[int, str, str]  # a second run, and what a value of the first became in it
 
 
 def learn_places(
@@ -233,9 +237,9 @@ def _domains(occurrences: Sequence[_Occurrence], refuted: Collection[str]) -> di
 def _weak_domains(weak: Mapping[str, list[_Occurrence]]) -> dict[str, str | None]:
     """Scopes that agree on how values moved form a domain; one without evidence is free."""
     domains: dict[str, str | None] = {}
-    families: list[tuple[list[str], list[tuple[str, str]]]] = []
+    families: list[tuple[list[str], list[_Pair]]] = []
     for scope, group in weak.items():
-        pairs = [(found.first, found.second) for found in group]
+        pairs = [(found.sample.run, found.first, found.second) for found in group]
         if not _is_one_to_one(pairs):
             domains[scope] = None
             continue
@@ -252,18 +256,21 @@ def _weak_domains(weak: Mapping[str, list[_Occurrence]]) -> dict[str, str | None
     return domains
 
 
-def _is_one_to_one(pairs: Iterable[tuple[str, str]]) -> bool:
+def _is_one_to_one(pairs: Iterable[_Pair]) -> bool:
+    """Whether in each run a value became one other value, and no two became the same."""
     different = set(pairs)
-    return len({a for a, _ in different}) == len({b for _, b in different}) == len(different)
+    became = {(run, first) for run, first, _ in different}
+    come_from = {(run, second) for run, _, second in different}
+    return len(became) == len(come_from) == len(different)
 
 
-def _is_evident(pairs: Sequence[tuple[str, str]]) -> bool:
+def _is_evident(pairs: Sequence[_Pair]) -> bool:
     """Whether a value came back, or several numbers moved by the same amount."""
     different = set(pairs)
     if len(different) < len(pairs):
         return True
     try:
-        moved = {Decimal(b) - Decimal(a) for a, b in different}
+        moved = {(run, Decimal(second) - Decimal(first)) for run, first, second in different}
     except InvalidOperation:
         return False
-    return len(different) > 1 and len(moved) == 1
+    return len(moved) < len(different) and len(moved) == len({run for run, _ in moved})

@@ -28,19 +28,21 @@ from urllib.parse import unquote
 
 GLOBAL = "*"  # the domain of values that cannot be equal by chance
 
+_EPOCH = re.compile(r"\d{10}(?:\.\d+)?|\d{13}(?:\.\d+)?|\d{16}|\d{19}")
 _ATOM = re.compile(
     r"""
     (?P<http>(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),\ \d{2}[ -](?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)
         [ -]\d{4}\ \d{2}:\d{2}:\d{2}\ (?:GMT|UTC|[+-]\d{4}))
   | (?<![\w-])(?P<iso>\d{4}-\d{2}-\d{2}(?:[T\ ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?
         (?:\ ?(?:Z|[+-]\d{2}:?\d{2}))?)?)(?![\w-])
-  | (?<![\w.-])(?P<epoch>\d{10}(?:\.\d+)?|\d{13}(?:\.\d+)?|\d{16}|\d{19})(?![\w-])(?!\.\d)
+  | (?<![\w.-])(?P<epoch>EPOCH)(?![\w-])(?!\.\d)
   | (?P<ago>\b(?:in\ )?(?:\d+|an?|a\ few)\ (?:(?:milli)?second|minute|hour|day)s?(?:\ ago)?\b|\bjust\ now\b)
   | (?<![\w:.-])(?P<hour>\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(?![\w:-])
   | (?P<uuid>(?<![\w-])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![\w-]))
+  | (?P<number>(?<![\w.-])\d+(?:\.\d+)+(?![\w-]))
   | (?P<word>[\w%~-]+)
   | (?P<other>.)
-    """,
+    """.replace("EPOCH", _EPOCH.pattern),
     re.VERBOSE | re.DOTALL,
 )
 _EPOCH_UNITS = {10: 1.0, 13: 1e3, 16: 1e6, 19: 1e9}
@@ -65,7 +67,10 @@ class Atom(NamedTuple):
 
 
 def atoms(text: str) -> list[Atom]:
-    """Text as atoms; joining their texts gives the text back."""
+    """Text as atoms; joining their texts gives the text back. A number is one atom."""
+    if isinstance(text, Numeral):
+        epoch = _EPOCH.fullmatch(text) is not None
+        return [_moment(str(text), "epoch") if epoch else Atom(str(text))]
     found: list[Atom] = []
     for match in _ATOM.finditer(text):
         family = match.lastgroup or "other"
