@@ -1,32 +1,13 @@
-"""`sqlite:///path.db`: one file for all processes of one machine.
-
-A command is the specification, executed on a table inside one short transaction. Plain additions, the
-commonest command, are a single statement.
-
-Invariants:
-    - writers pass the gate (`gate.py`) one at a time and never meet SQLite's own wait;
-    - what only reads does not pass the gate; a command that turns out to write starts over behind it;
-    - asynchronous commands are executed by one worker thread, which commits what is queued as one
-      group: a savepoint keeps one command's failure from its neighbours, replies leave after COMMIT, and
-      a COMMIT that fails fails them all;
-    - a forked child uses neither its parent's connections nor its parent's gate;
-    - the write-ahead log stays bounded: past `WAL_CAP` a writer empties it before it goes on.
-
-What "acknowledged" means: with `synchronous=normal` (the default) a reply survives the death of every
-process, and a power loss may take the last commits with it, never the file; with `synchronous=full` it
-survives a power loss too.
-"""
+"""The driver of `sqlite://`: who executes what on which connection. The invariants stand in the package."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from anypod.commands import (
     MAX_INTEGER,
@@ -40,26 +21,13 @@ from anypod.commands import (
     Scan,
     Total,
 )
-from anypod.errors import (
-    ConfigurationError,
-    OutcomeUnknown,
-    RecordError,
-    StoreError,
-    StoreUnavailable,
-)
+from anypod.errors import OutcomeUnknown, RecordError, StoreError, StoreUnavailable
 from anypod.stores import forks
-from anypod.stores.address import options
 from anypod.stores.driver import Capability
-from anypod.stores.gate import Gate
-from anypod.stores.group import GroupWorker
-from anypod.stores.specification import (
-    CounterRecord,
-    Record,
-    WrongRecord,
-    decode_record,
-    encode_record,
-    execute,
-)
+from anypod.stores.specification import WrongRecord, execute
+from anypod.stores.sqlite.gate import Gate
+from anypod.stores.sqlite.group import GroupWorker
+from anypod.stores.sqlite.rows import ADD, PAGE, REAP, SCHEMA, ReadOnlyRows, Rows, WouldWrite
 
 R = TypeVar("R")
 
@@ -67,111 +35,10 @@ APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
 SCHEMA_VERSION: Final = 1
 WAL_CAP: Final = 32 * 1024 * 1024  # bytes
 LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
-PAGE: Final = 4096
 REAP_EVERY: Final = 512  # writes
 REAP_BATCH: Final = 128  # records
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS records (
-    key TEXT NOT NULL UNIQUE,
-    number INTEGER,   -- the value of a counter; NULL for every other record
-    body BLOB,        -- any other record: a format byte and MessagePack
-    deadline INTEGER  -- µs of the store's clock; NULL is never
-);
-CREATE INDEX IF NOT EXISTS deadlines ON records (deadline) WHERE deadline IS NOT NULL;
-"""
-LOAD: Final = "SELECT number, body, deadline FROM records WHERE key = ?"
-SAVE: Final = (
-    "INSERT INTO records (key, number, body, deadline) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
-    "SET number = excluded.number, body = excluded.body, deadline = excluded.deadline"
-)
-WALK: Final = (
-    "SELECT key, number, body, deadline FROM records WHERE key >= ? AND key > ? AND key < ? "
-    "AND (deadline IS NULL OR deadline > ?) ORDER BY key LIMIT ?"
-)
-REMOVE: Final = "DELETE FROM records WHERE key = ?"
-# Nothing is returned, and nothing changed, when a bound or another kind of record is in the way.
-ADD: Final = """
-INSERT INTO records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET
-    number = iif(deadline <= ?4, ?2, number + ?2),
-    deadline = iif(deadline <= ?4, ?3, deadline),
-    body = NULL
-WHERE deadline <= ?4 OR (body IS NULL AND number + ?2 BETWEEN ?5 AND ?6)
-RETURNING number
-"""
-REAP: Final = (
-    "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE deadline <= ? LIMIT ?)"
-)
-
 READERS: Final = frozenset({Get, Scan, Total, ReadDocument, CacheRead})  # which usually only read
-
-OPTIONS: Final = {"synchronous": ("normal", "full"), "timeout": 5.0}
-
-NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "fuse.sshfs"}
-    | {"fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph", "gpfs", "beegfs"}
-)
-
-
-class _WouldWrite(Exception):
-    """A command that was executed for reading only wants to write."""
-
-
-class _Rows:
-    """The table of the specification, inside a transaction of one connection."""
-
-    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
-        self._connection = connection
-        self._now = now
-        self.written = 0  # bytes, estimated
-        self.notified: list[str] = []  # mailboxes, in order
-        self.published: list[tuple[str, bytes]] = []  # channels and messages, in order
-
-    def load(self, key: str) -> Record | None:
-        row = self._connection.execute(LOAD, (key,)).fetchone()
-        if row is None:
-            return None
-        number, body, deadline = row
-        if deadline is not None and deadline <= self._now:
-            return None
-        return CounterRecord(number, deadline) if body is None else decode_record(key, body)
-
-    def save(self, key: str, record: Record) -> None:
-        number, body = None, None
-        if isinstance(record, CounterRecord):
-            number = record.value
-        else:
-            body = encode_record(record)
-            self.written += len(body)
-        self._connection.execute(SAVE, (key, number, body, record.deadline))
-        self.written += 2 * PAGE
-
-    def remove(self, key: str) -> None:
-        self._connection.execute(REMOVE, (key,))
-        self.written += 2 * PAGE
-
-    def walk(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
-        rows = self._connection.execute(
-            WALK, (max(prefix, after), after, prefix + chr(0x10FFFF), self._now, limit)
-        )
-        return [
-            (key, CounterRecord(number, deadline) if body is None else decode_record(key, body))
-            for key, number, body, deadline in rows
-        ]
-
-    def notify(self, mailbox: str) -> None:
-        self.notified.append(mailbox)
-
-    def publish(self, channel: str, message: bytes) -> None:
-        self.published.append((channel, message))
-
-
-class _ReadOnlyRows(_Rows):
-    def save(self, key: str, record: Record) -> None:  # noqa: ARG002
-        raise _WouldWrite
-
-    def remove(self, key: str) -> None:  # noqa: ARG002
-        raise _WouldWrite
 
 
 class SQLiteDriver:
@@ -210,7 +77,7 @@ class SQLiteDriver:
         if type(command) in READERS:
             try:
                 return self._read(command)
-            except _WouldWrite:
+            except WouldWrite:
                 pass
         with self._gate:
             connection = self._writer or self._open_writer()
@@ -231,7 +98,7 @@ class SQLiteDriver:
         if all(type(command) in READERS for command in commands):
             try:
                 return [self._read_or_failure(command) for command in commands]
-            except _WouldWrite:
+            except WouldWrite:
                 pass  # reading again does no harm
         with self._gate:
             return self._group(self._writer or self._open_writer(), commands)
@@ -245,7 +112,7 @@ class SQLiteDriver:
         except IndexError:
             connection = self._open_reader()
         try:
-            return execute(command, _ReadOnlyRows(connection, now := self._now()), now)  # type: ignore[no-any-return]
+            return execute(command, ReadOnlyRows(connection, now := self._now()), now)  # type: ignore[no-any-return]
         finally:
             self._readers.append(connection)
 
@@ -274,7 +141,7 @@ class SQLiteDriver:
 
     def _transact(self, connection: sqlite3.Connection, command: Command[R], now: int) -> R:
         connection.execute("BEGIN IMMEDIATE")
-        rows = _Rows(connection, now)
+        rows = Rows(connection, now)
         try:
             reply = execute(command, rows, now)
             connection.execute("COMMIT")
@@ -288,7 +155,7 @@ class SQLiteDriver:
     def _group(self, connection: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Any]:
         connection.execute("BEGIN IMMEDIATE")
         now = self._now()
-        rows = _Rows(connection, now)
+        rows = Rows(connection, now)
         replies: list[Any] = []
         try:
             for command in commands:
@@ -451,51 +318,3 @@ ADVICE: Final = {
 
 def _code(failure: Exception) -> str:
     return getattr(failure, "sqlite_errorname", "") if isinstance(failure, sqlite3.Error) else ""
-
-
-def open_driver(url: str) -> SQLiteDriver:
-    """Open `sqlite:///relative.db` or `sqlite:////absolute.db`; options `synchronous`, `timeout`.
-
-    Nothing is opened before the first command, so that a process may fork in between.
-
-    Raises:
-        ConfigurationError: no file is named, its folder does not exist, or it is on a network.
-    """
-    parts = urlsplit(url)
-    settings = options(url, OPTIONS)
-    name = unquote(parts.path)[1:]
-    if parts.netloc or not name:
-        raise ConfigurationError(
-            f"{url!r} must name a file: sqlite:///relative.db or sqlite:////absolute/path.db"
-        )
-    path = Path(name).absolute()
-    if path.is_dir():
-        raise ConfigurationError(f"{url!r} names a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigurationError(
-            f"{url!r}: the folder {path.parent} does not exist; create it first"
-        )
-    kind = file_system(path.parent)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise ConfigurationError(
-            f"{url!r} is on a network file system ({kind}), where SQLite's shared memory does not "
-            f"work: use a local disk, or redis:// or postgresql:// to share between machines"
-        )
-    return SQLiteDriver(str(path), **settings)
-
-
-def file_system(folder: Path, mounts: str = "/proc/self/mounts") -> str:
-    """The type of the file system that a folder is on, empty if the system does not say."""
-    try:
-        table = Path(mounts).read_text(errors="replace")
-    except OSError:
-        return ""
-    real = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in table.splitlines():
-        _, point, type_, *_ = line.split(" ")
-        point = point.encode().decode("unicode_escape")  # a space is written \040
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, type_
-    return kind

@@ -1,0 +1,113 @@
+"""Records as rows: the table of the specification, inside a transaction of one connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from anypod.stores.specification import CounterRecord, Record, decode_record, encode_record
+
+PAGE: Final = 4096  # bytes
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS records (
+    key TEXT NOT NULL UNIQUE,
+    number INTEGER,   -- the value of a counter; NULL for every other record
+    body BLOB,        -- any other record: a format byte and MessagePack
+    deadline INTEGER  -- µs of the store's clock; NULL is never
+);
+CREATE INDEX IF NOT EXISTS deadlines ON records (deadline) WHERE deadline IS NOT NULL;
+"""
+LOAD: Final = "SELECT number, body, deadline FROM records WHERE key = ?"
+SAVE: Final = (
+    "INSERT INTO records (key, number, body, deadline) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
+    "SET number = excluded.number, body = excluded.body, deadline = excluded.deadline"
+)
+WALK: Final = (
+    "SELECT key, number, body, deadline FROM records WHERE key >= ? AND key > ? AND key < ? "
+    "AND (deadline IS NULL OR deadline > ?) ORDER BY key LIMIT ?"
+)
+REMOVE: Final = "DELETE FROM records WHERE key = ?"
+# Nothing is returned, and nothing changed, when a bound or another kind of record is in the way.
+ADD: Final = """
+INSERT INTO records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET
+    number = iif(deadline <= ?4, ?2, number + ?2),
+    deadline = iif(deadline <= ?4, ?3, deadline),
+    body = NULL
+WHERE deadline <= ?4 OR (body IS NULL AND number + ?2 BETWEEN ?5 AND ?6)
+RETURNING number
+"""
+REAP: Final = (
+    "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE deadline <= ? LIMIT ?)"
+)
+
+
+class WouldWrite(Exception):
+    """A command that was executed for reading only wants to write."""
+
+
+class Rows:
+    """The table of the specification, inside a transaction of one connection."""
+
+    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+        self._connection = connection
+        self._now = now
+        self.written = 0  # bytes, estimated
+        self.notified: list[str] = []  # mailboxes, in order
+        self.published: list[tuple[str, bytes]] = []  # channels and messages, in order
+
+    def load(self, key: str) -> Record | None:
+        """The living record at `key`."""
+        row = self._connection.execute(LOAD, (key,)).fetchone()
+        if row is None:
+            return None
+        number, body, deadline = row
+        if deadline is not None and deadline <= self._now:
+            return None
+        return CounterRecord(number, deadline) if body is None else decode_record(key, body)
+
+    def save(self, key: str, record: Record) -> None:
+        """Write the record at `key`."""
+        number, body = None, None
+        if isinstance(record, CounterRecord):
+            number = record.value
+        else:
+            body = encode_record(record)
+            self.written += len(body)
+        self._connection.execute(SAVE, (key, number, body, record.deadline))
+        self.written += 2 * PAGE
+
+    def remove(self, key: str) -> None:
+        """Delete the record at `key`, if there is one."""
+        self._connection.execute(REMOVE, (key,))
+        self.written += 2 * PAGE
+
+    def walk(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        """Up to `limit` living records with the prefix, sorted, after `after`."""
+        rows = self._connection.execute(
+            WALK, (max(prefix, after), after, prefix + chr(0x10FFFF), self._now, limit)
+        )
+        return [
+            (key, CounterRecord(number, deadline) if body is None else decode_record(key, body))
+            for key, number, body, deadline in rows
+        ]
+
+    def notify(self, mailbox: str) -> None:
+        """Remember whom to tell after COMMIT."""
+        self.notified.append(mailbox)
+
+    def publish(self, channel: str, message: bytes) -> None:
+        """Remember what to say after COMMIT."""
+        self.published.append((channel, message))
+
+
+class ReadOnlyRows(Rows):
+    """The same for those who are not behind the gate: writing raises `WouldWrite`."""
+
+    def save(self, key: str, record: Record) -> None:  # noqa: ARG002
+        """Not here."""
+        raise WouldWrite
+
+    def remove(self, key: str) -> None:  # noqa: ARG002
+        """Not here."""
+        raise WouldWrite
