@@ -36,6 +36,8 @@ DRIVERS: Final = {  # scheme → module with `open_driver(url)`, and the extra t
     "redis+unix": ("anypod.stores.redis", "redis"),
     "valkey": ("anypod.stores.redis", "redis"),
     "valkeys": ("anypod.stores.redis", "redis"),
+    "postgresql": ("anypod.stores.postgres", "postgres"),
+    "postgres": ("anypod.stores.postgres", "postgres"),
 }
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
