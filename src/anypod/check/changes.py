@@ -1,0 +1,103 @@
+"""What touches the user's files and history: `--diff` asks git, `--add-ignores` writes comments."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+from anypod.check.model import Finding, Result
+
+_HUNK = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
+
+
+class GitError(Exception):
+    """git could not say what changed."""
+
+
+def only_changed(result: Result, base: str) -> Result:
+    """The result with only those findings of which a site or the state's definition changed since `base`.
+
+    Raises:
+        GitError: this is no repository, or there is no such commit.
+    """
+    lines = changed_lines(base)
+    kept = []
+    for finding in result.findings:
+        sites = [*finding.sites, *([finding.definition] if finding.definition is not None else [])]
+        touched = [s for s in sites if s.line in lines.get(os.path.realpath(s.path), ())]
+        if touched:
+            kept.append(finding)
+    return result._replace(findings=tuple(kept))
+
+
+def changed_lines(base: str) -> dict[str, set[int]]:
+    """Absolute path → the lines that are new or changed since `base`, uncommitted ones included."""
+    top = _git("rev-parse", "--show-toplevel").strip()
+    text = _git("diff", "--unified=0", "--no-color", "--no-ext-diff", base, "--", "*.py")
+    found: dict[str, set[int]] = {}
+    current: set[int] = set()
+    for line in text.splitlines():
+        if line.startswith("+++ "):
+            name = line[4:].removeprefix("b/")
+            current = found.setdefault(os.path.realpath(os.path.join(top, name)), set())  # noqa: PTH118
+        else:
+            hunk = _HUNK.match(line)
+            if hunk is not None:
+                start, count = int(hunk[1]), int(hunk[2] or 1)
+                current.update(range(start, start + count))
+    for name in _git(
+        "ls-files", "--others", "--exclude-standard", "--full-name", "*.py"
+    ).splitlines():
+        path = os.path.realpath(os.path.join(top, name))  # noqa: PTH118
+        with open(path, "rb") as file:  # noqa: PTH123
+            found[path] = set(range(1, file.read().count(b"\n") + 2))
+    return found
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", *arguments],  # noqa: S607  # the user's own git
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        raise GitError("--diff needs git, which is not installed") from None
+    if done.returncode:
+        raise GitError(f"--diff: git says: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def add_ignores(result: Result, reason: str) -> int:
+    """Write a comment at the definition of each state (or at each site) and return how many were written."""
+    wanted: dict[str, dict[int, list[str]]] = {}
+    for finding in result.findings:
+        for path, line in _places(finding):
+            codes = wanted.setdefault(path, {}).setdefault(line, [])
+            if finding.rule not in codes:
+                codes.append(finding.rule)
+    count = 0
+    for path, places in wanted.items():
+        with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123
+            lines = file.read().splitlines(keepends=True)
+        for number, codes in places.items():
+            text = lines[number - 1]
+            body = text.rstrip("\r\n")
+            if body.endswith("\\"):
+                # A comment after a continued line would end the statement.
+                continue
+            lines[number - 1] = (
+                f"{body}  # anypod: ignore[{','.join(codes)}] {reason}{text[len(body) :]}"
+            )
+            count += 1
+        with open(path, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123
+            file.write("".join(lines))
+    return count
+
+
+def _places(finding: Finding) -> list[tuple[str, int]]:
+    if finding.definition is not None:
+        return [(finding.definition.path, finding.definition.line)]
+    return [(s.path, s.line) for s in finding.sites]

@@ -1,0 +1,110 @@
+"""`[tool.anypod.check]` in `pyproject.toml`, and what the command line says over it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from anypod.check.model import Problem
+
+_KEYS = {
+    "select": list,
+    "ignore": list,
+    "exclude": list,
+    "entry-points": list,
+    "per-file-ignores": dict,
+    "baseline": str,
+    "strict": bool,
+    "local-defaults": list,
+    "shared-paths": list,
+}
+
+
+class Config(NamedTuple):
+    """What to check and what to report."""
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    entry_points: tuple[str, ...] = ()
+    per_file_ignores: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    baseline: str = ""
+    strict: bool = False
+    local_defaults: tuple[dict[str, str], ...] = ()
+    """More rows for POD110: call, unless, instead."""
+    shared_paths: tuple[str, ...] = ()
+    """Directories that are volumes which every replica sees: POD105 leaves them alone."""
+    problems: tuple[Problem, ...] = ()
+
+    def runs(self, code: str) -> bool:
+        """Whether a rule is on."""
+        if any(code.startswith(prefix) for prefix in self.ignore):
+            return False
+        return not self.select or any(code.startswith(prefix) for prefix in self.select)
+
+
+def find_pyproject(start: str) -> str | None:
+    """The nearest `pyproject.toml` at or above a path."""
+    current = os.path.abspath(start)  # noqa: PTH100  # pathlib costs a tenth of the start
+    if os.path.isfile(current):  # noqa: PTH113
+        current = os.path.dirname(current)  # noqa: PTH120
+    while True:
+        candidate = os.path.join(current, "pyproject.toml")  # noqa: PTH118
+        if os.path.isfile(candidate):  # noqa: PTH113
+            return candidate
+        parent = os.path.dirname(current)  # noqa: PTH120
+        if parent == current:
+            return None
+        current = parent
+
+
+def read(path: str | None) -> Config:
+    """The configuration in a `pyproject.toml`; a broken file is a problem, not the end."""
+    if path is None:
+        return Config()
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            raw = file.read()
+    except OSError as error:
+        return Config(problems=(Problem(path, 0, f"cannot be read: {error.strerror}"),))
+    if b"anypod" not in raw:
+        return Config()
+    import tomllib
+
+    try:
+        table = tomllib.loads(raw.decode()).get("tool", {}).get("anypod", {}).get("check", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"is not valid TOML ({error}); checked without configuration"
+        return Config(problems=(Problem(path, 0, message),))
+    return _config(path, table)
+
+
+def _config(path: str, table: dict[str, Any]) -> Config:
+    problems = []
+    good: dict[str, Any] = {}
+    for key, value in table.items():
+        expected = _KEYS.get(key)
+        if expected is None:
+            known = ", ".join(_KEYS)
+            problems.append(
+                Problem(path, 0, f"[tool.anypod.check] has no {key!r}; it knows {known}")
+            )
+        elif not isinstance(value, expected):
+            problems.append(
+                Problem(
+                    path,
+                    0,
+                    f"[tool.anypod.check] {key} must be a {expected.__name__}, not {value!r}",
+                )
+            )
+        else:
+            good[key.replace("-", "_")] = value
+    per_file = good.pop("per_file_ignores", {})
+    rows = tuple(row for row in good.pop("local_defaults", ()) if isinstance(row, dict))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in good.items()}
+    return Config(
+        **values,
+        per_file_ignores=tuple((p, tuple(c)) for p, c in per_file.items()),
+        local_defaults=rows,
+        problems=tuple(problems),
+    )

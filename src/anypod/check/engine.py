@@ -1,0 +1,137 @@
+"""One check from paths to a result: facts (cached, several processes), link, walk, rules, suppressions."""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from anypod.check import rules, suppressions
+from anypod.check.analysis import Analysis
+from anypod.check.cache import FactCache
+from anypod.check.config import Config
+from anypod.check.facts import Module
+from anypod.check.memory import judge
+from anypod.check.model import Finding, Problem, Result
+from anypod.check.pool import in_processes
+from anypod.check.project import Project
+from anypod.check.routes import routes_of
+from anypod.check.sources import discover, facts_of, read_facts
+
+_FEW = 24
+"""Fewer files than this are read faster than a second process starts."""
+_RECURSION = 12_000
+
+
+def check_paths(
+    paths: Iterable[str | os.PathLike[str]],
+    config: Config | None = None,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    processes: int | None = None,
+) -> Result:
+    """Check these files and directories.
+
+    Args:
+        paths: What to check; directories are searched.
+        config: The configuration; default: nothing selected, ignored or excluded.
+        cache: A directory for the facts of unchanged files; default: none is used.
+        processes: How many processes read files; default: one per core.
+
+    Returns:
+        The findings (suppressed ones left out), the routes, and the files that could not be checked.
+    """
+    settings = config or Config()
+    problems: list[Problem] = list(settings.problems)
+    gc_was_on = gc.isenabled()
+    # Facts are trees without cycles; collecting them again and again doubles the time of a large run.
+    gc.disable()
+    try:
+        files = list(discover((os.fspath(p) for p in paths), settings.exclude, problems))
+        store = FactCache(os.fspath(cache) if cache is not None else None)
+        facts = _facts(files, store, processes or os.cpu_count() or 1, problems)
+        store.write()
+        modules = [Module(path, raw) for path, raw in facts.items()]
+        return _checked(modules, settings, problems, len(files))
+    finally:
+        if gc_was_on:
+            gc.enable()
+
+
+def check_sources(sources: dict[str, str], config: Config | None = None) -> Result:
+    """Check source texts by their (relative) path, as `check_paths` checks files."""
+    problems: list[Problem] = []
+    modules = []
+    for path, text in sources.items():
+        raw, problem = facts_of(text.encode(), path)
+        if problem is not None:
+            problems.append(Problem(path, *problem))
+        if raw is not None:
+            modules.append(Module(path, raw))
+    return _checked(modules, config or Config(), problems, len(sources))
+
+
+def _facts(
+    files: Sequence[str], store: FactCache, processes: int, problems: list[Problem]
+) -> dict[str, tuple[Any, ...]]:
+    known: dict[str, tuple[Any, ...]] = {}
+    missing = []
+    for path in files:
+        found = store.get(path)
+        if found is None:
+            missing.append(path)
+        else:
+            known[path] = found
+    read = (
+        in_processes(_read_for_pipe, missing, processes)
+        if len(missing) >= _FEW and processes > 1
+        else (_read_for_pipe(path) for path in missing)
+    )
+    for path, (raw, problem) in zip(missing, read, strict=True):
+        if problem is not None:
+            problems.append(Problem(path, *problem))
+        if raw is not None:
+            store.put(path, raw)
+            known[path] = marshal.loads(raw)  # noqa: S302  # our own facts
+    # Source order, whatever was cached.
+    return {path: known[path] for path in files if path in known}
+
+
+def _read_for_pipe(path: str) -> tuple[bytes | None, tuple[int, str] | None]:
+    facts, problem = read_facts(path)
+    if facts is None:
+        return None, problem
+    try:
+        return marshal.dumps(facts), problem
+    except ValueError:
+        return None, (0, "is nested too deeply to be checked")
+
+
+def _checked(modules: list[Module], config: Config, problems: list[Problem], files: int) -> Result:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _RECURSION))
+    try:
+        analysis = Analysis(Project(modules), config.entry_points)
+        analysis.run()
+        verdicts = judge(analysis)
+        found: list[Finding] = []
+        for code in rules.available():
+            if config.runs(code):
+                found.extend(rules.load(code).find(analysis, verdicts))
+        routes = routes_of(analysis, found)
+    finally:
+        sys.setrecursionlimit(limit)
+    kept, suppressed, unused = suppressions.apply(found, analysis.project, config)
+    problems.extend(unused)
+    kept.sort(key=lambda f: (f.severity != "error", f.path, f.line, f.rule))
+    return Result(
+        tuple(kept),
+        tuple(routes),
+        tuple(problems),
+        suppressed,
+        files,
+        sum(m.lines for m in modules),
+    )

@@ -1,0 +1,490 @@
+"""Where requests come in: the handlers of every framework that we know, by the shape of their registration.
+
+An application object that cannot be followed (a parameter, something imported from elsewhere) does not hide its
+routes: the decorator's name and its path are enough. Lifespan, start-up events and command lines are not requests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from anypod.check.calls import Resolver
+from anypod.check.facts import ARGS, CALLEE, KWARGS, STATIC, Class, Function, Module, Value
+from anypod.check.frames import Bindings, Frame, Obj, Objects, walk
+from anypod.check.registrations import (
+    CALLS,
+    HOOK_DECORATORS,
+    ROUTE_DECORATORS,
+    VERBS,
+    VIEW_DECORATORS,
+)
+
+REQUEST: Objects = (("Q", "request"),)
+
+# Base classes (by last name) whose instances serve one request each.
+_VIEW_BASES = frozenset(
+    {
+        "MethodView", "View", "Resource", "MethodResource", "APIView", "HTTPEndpoint", "WebSocketEndpoint",
+        "RequestHandler", "WebSocketHandler", "ViewSet", "ModelViewSet", "GenericViewSet", "GenericAPIView",
+        "ReadOnlyModelViewSet", "TemplateView", "ListView", "DetailView", "CreateView", "UpdateView",
+        "DeleteView", "FormView", "RedirectView", "Controller", "WebsocketConsumer", "AsyncWebsocketConsumer",
+        "JsonWebsocketConsumer", "AsyncJsonWebsocketConsumer", "Namespace", "AsyncNamespace",
+        "ListAPIView", "RetrieveAPIView", "CreateAPIView", "UpdateAPIView", "DestroyAPIView",
+        "ListCreateAPIView", "RetrieveUpdateAPIView", "RetrieveUpdateDestroyAPIView", "BaseHTTPRequestHandler",
+        "SimpleHTTPRequestHandler", "HTTPMethodView", "StreamRequestHandler",
+    }
+)  # fmt: skip
+# Base classes whose one instance serves every request of a process.
+_SHARED_BASES = frozenset(
+    {
+        "ModelAdmin", "AdminSite", "BaseHTTPMiddleware", "MiddlewareMixin", "ModelView", "BaseView",
+        "AdminIndexView", "AbstractMiddleware", "SessionInterface",
+    }
+)  # fmt: skip
+_SKIPPED_METHODS = frozenset({"__init__", "__init_subclass__", "as_view", "setup_class"})
+_NOT_WEB = (
+    "unittest.",
+    "abc.",
+    "typing.",
+    "click.",
+    "tkinter.",
+    "PyQt5.",
+    "PySide6.",
+    "textual.",
+    "discord.",
+)
+
+
+class Entry(NamedTuple):
+    """A function that a request runs."""
+
+    kind: str  # "route" "hook" "socket" "view"
+    methods: tuple[str, ...]
+    path: str
+    function: Function
+    frame: Frame
+    line: int
+
+
+class EntryPoints:
+    """Finds the entry points of a project."""
+
+    def __init__(self, resolver: Resolver, named: tuple[str, ...] = ()) -> None:
+        self.resolver = resolver
+        self.named = named
+        self.entries: dict[tuple[int, str, tuple[str, ...]], Entry] = {}
+
+    def find(self) -> list[Entry]:
+        """Every entry point, in source order."""
+        for module in self.resolver.project.modules.values():
+            for owner, decorated, index in module.registrations:
+                if owner not in module.functions:
+                    continue
+                if decorated:
+                    self._decorated(module, owner, decorated, index)
+                else:
+                    self._called(module, owner, index)
+            for cls in module.classes.values():
+                self._class(module, cls)
+            for function in module.functions.values():
+                self._plain(module, function)
+        self._project_names()
+        return sorted(self.entries.values(), key=lambda e: (e.function.module, e.line))
+
+    def add(
+        self,
+        kind: str,
+        methods: tuple[str, ...],
+        path: str,
+        one: Obj,
+        line: int,
+        bindings: Bindings = (),
+    ) -> None:
+        """Register what a function object is entered with."""
+        if one[0] != "F":
+            return
+        resolver = self.resolver
+        function = resolver.project.function(one[1])
+        outer = resolver.frames[one[3]] if one[3] >= 0 else None
+        if outer is not None and not outer.startup:
+            outer = None
+        bound = self._arguments(function, one[2], bindings)
+        frame = resolver.frame(function, bound, outer)
+        key = (frame.number, path, methods)
+        if key not in self.entries:
+            self.entries[key] = Entry(kind, methods, path, function, frame, line or function.line)
+
+    def _arguments(self, function: Function, receiver: Obj | None, given: Bindings) -> Bindings:
+        """Bind the receiver, the request, and what is injected."""
+        bound: list[Objects] = []
+        enclosing = self.resolver.enclosing(function)
+        for index, (name, kind, default, annotation) in enumerate(function.params):
+            if index == 0 and receiver is not None:
+                bound.append((receiver,))
+                continue
+            if index < len(given) and given[index]:
+                bound.append(given[index])
+                continue
+            injected = self._injected(default, enclosing) or self._injected(annotation, enclosing)
+            if injected:
+                bound.append(injected)
+            elif name in {"request", "req", "websocket", "ws", "environ", "scope"}:
+                bound.append(REQUEST)
+            elif kind == "p" and default is None and annotation is None:
+                bound.append((("Q", "data"),))
+            else:
+                bound.append(())
+        return tuple(bound)
+
+    def _injected(self, value: Value | None, frame: Frame) -> Objects:
+        """What FastAPI's `Depends(…)` gives, as a default or inside `Annotated[…]`."""
+        if value is None:
+            return ()
+        for inner in walk(value):
+            if inner[0] == "s":
+                return ()
+            if inner[0] != "r":
+                continue
+            call = frame.function.body.calls[inner[1]]
+            if _last(call[CALLEE]) not in {"Depends", "Security", "Provide"}:
+                continue
+            if call[ARGS]:
+                target = self.resolver.resolve(call[ARGS][0], frame)
+            elif value[0] == "i" and value[2] is not None and value[2][0] == "d":
+                target = self.resolver.resolve(value[2][2][0], frame)
+            else:
+                continue
+            found: list[Obj] = []
+            for one in target:
+                found.extend(self._provided(one))
+            return tuple(found)
+        return ()
+
+    def _provided(self, one: Obj) -> Objects:
+        if one[0] == "C":
+            return (("I", one[1], -1),)
+        if one[0] == "P":
+            return tuple(
+                p for c in self.resolver.callable(one) if c[0] == "F" for p in self._provided(c)
+            )
+        if one[0] != "F":
+            return ()
+        self.add("hook", (), "", one, 0)
+        function = self.resolver.project.function(one[1])
+        outer = self.resolver.frames[one[3]] if one[3] >= 0 else None
+        frame = self.resolver.frame(function, self._arguments(function, one[2], ()), outer)
+        objects = self.resolver.all_of(tuple(function.body.returns), frame)
+        return tuple(o for o in objects if o[0] in "PIJ")[:4]
+
+    # Registration by decorator
+
+    def _decorated(self, module: Module, owner: str, decorated: str, position: int) -> None:
+        function = module.functions.get(decorated)
+        if function is None or position >= len(function.decorators):
+            return
+        frame = self.resolver.frame(module.functions[owner], startup=True)
+        decorator = function.decorators[position]
+        callee: Value = decorator
+        arguments: Value = ()
+        keywords: tuple[tuple[str, Value], ...] = ()
+        if decorator[0] == "r":
+            call = frame.function.body.calls[decorator[1]]
+            callee, arguments, keywords = call[CALLEE], call[ARGS], call[KWARGS]
+        name = _last(callee)
+        if not self._is_web(callee, frame):
+            return
+        first = self.resolver.constant(arguments[0], frame) if arguments else None
+        if first is None:
+            first = next(
+                (v[1] for k, v in keywords if k in {"path", "rule", "url"} and v[0] == "k"), None
+            )
+        kind, methods, path = self._shape(name, callee, decorator[0] == "r", first, keywords, frame)
+        if kind:
+            for one in self._objects(module, function, frame):
+                self.add(kind, methods, path, one, function.line)
+
+    def _objects(self, module: Module, function: Function, frame: Frame) -> Objects:
+        """The decorated function, its receiver chosen when it is a method."""
+        objects = self.resolver.decorated(function, frame)
+        if not function.cls or function.flags & STATIC:
+            return objects
+        receiver = self._receiver((module.path, function.cls))
+        return tuple(("F", o[1], receiver, o[3]) for o in objects)
+
+    def _is_web(self, callee: Value, frame: Frame) -> bool:
+        for one in self.resolver.resolve(callee, frame):
+            if one[0] in "EJ" and one[1].startswith(_NOT_WEB):
+                return False
+        return True
+
+    def _shape(
+        self,
+        name: str,
+        callee: Value,
+        is_call: bool,
+        first: object,
+        keywords: tuple[tuple[str, Value], ...],
+        frame: Frame,
+    ) -> tuple[str, tuple[str, ...], str]:
+        """(kind, methods, path) that a decorator's shape says, or an empty kind."""
+        attribute = callee[0] == "a"
+        if name in ROUTE_DECORATORS:
+            looks_like_path = isinstance(first, str) and (
+                first.startswith(("/", "<", "{", "^")) or first == ""
+            )
+            if not is_call or not (looks_like_path or (isinstance(first, str) and attribute)):
+                bare = is_call and self._from_framework(callee, frame)
+                if not bare:
+                    return "", (), ""
+            methods = _methods(name, keywords)
+            kind = "socket" if "websocket" in name else "route"
+            return kind, methods, first if isinstance(first, str) else ""
+        if name in HOOK_DECORATORS:
+            if (
+                name == "middleware"
+                and is_call
+                and first not in {"http", "websocket", None, "request"}
+            ):
+                return "", (), ""
+            return (
+                ("hook", (), "")
+                if attribute or self._from_framework(callee, frame)
+                else ("", (), "")
+            )
+        if name in {"on", "event"} and attribute:
+            if first in {"startup", "shutdown"}:
+                return "", (), ""
+            return (
+                ("socket", (), str(first or "")) if self._is_socket(callee, frame) else ("", (), "")
+            )
+        if name == "on_event":
+            return "", (), ""
+        if name in VIEW_DECORATORS and self._from_framework(callee, frame):
+            return "view", (), ""
+        return "", (), ""
+
+    def _from_framework(self, callee: Value, frame: Frame) -> bool:
+        for one in self.resolver.resolve(callee, frame):
+            dotted = self._dotted(one)
+            if dotted.startswith(_FRAMEWORKS):
+                return True
+        return False
+
+    def _dotted(self, one: Obj) -> str:
+        if one[0] in "EJ":
+            return str(one[1])
+        if one[0] == "P":
+            if one[1] == ("app",):
+                return "flask."
+            for held in self.resolver.held(one):
+                if held[0] in "EJ":
+                    return str(held[1])
+        return ""
+
+    def _is_socket(self, callee: Value, frame: Frame) -> bool:
+        base = callee[1]
+        dotted = " ".join(self._dotted(o) for o in self.resolver.resolve(base, frame)).lower()
+        return "socket" in dotted or _last(base) in {"sio", "socketio", "socket_io", "io"}
+
+    # Registration by call
+
+    def _called(self, module: Module, owner: str, index: int) -> None:
+        frame = self.resolver.frame(module.functions[owner], startup=True)
+        call = frame.function.body.calls[index]
+        name = _last(call[CALLEE])
+        if name not in CALLS:
+            if name in {"Depends", "Security"} and call[ARGS]:
+                self._dependency(call, frame)
+            return
+        if name in {"on_event", "add_event_handler", "connect"} and not self._is_signal(
+            call, frame
+        ):
+            return
+        position, keyword = CALLS[name]
+        target = next((v for k, v in call[KWARGS] if k == keyword), None)
+        if target is None and len(call[ARGS]) > position:
+            target = call[ARGS][position]
+        if target is None:
+            return
+        path = self.resolver.constant(call[ARGS][0], frame) if call[ARGS] else None
+        route = path if isinstance(path, str) else ""
+        methods = _methods(name.removeprefix("add_"), call[KWARGS])
+        kind = "route" if position == 1 or name == "add_url_rule" else "hook"
+        for one in self.resolver.resolve(target, frame):
+            if one[0] == "F":
+                self.add(kind, methods, route, one, 0)
+            elif one[0] == "C" and name in {"add_middleware", "Middleware"}:
+                self._shared_class(one[1])
+            elif one[0] == "C":
+                self._view_class(self.resolver.project.class_(one[1]), route)
+            elif one[0] == "J" and one[1].endswith(".as_view()"):
+                continue
+        self._as_view(target, frame, route)
+
+    def _dependency(self, call: Value, frame: Frame) -> None:
+        for one in self.resolver.resolve(call[ARGS][0], frame):
+            self._provided(one)
+
+    def _is_signal(self, call: Value, frame: Frame) -> bool:
+        base = call[CALLEE][1] if call[CALLEE][0] == "a" else None
+        if base is None:
+            return False
+        return any(
+            "signal" in self._dotted(o).lower() or "dispatch" in self._dotted(o)
+            for o in self.resolver.resolve(base, frame)
+        )
+
+    def _as_view(self, target: Value, frame: Frame, route: str) -> None:
+        """`Orders.as_view("orders")` registers a class."""
+        if target[0] == "s":
+            for value in frame.function.body.slots[target[1]]:
+                self._as_view(value, frame, route)
+        if target[0] != "r":
+            return
+        callee = frame.function.body.calls[target[1]][CALLEE]
+        if callee[0] == "a" and callee[2] == "as_view":
+            for one in self.resolver.resolve(callee[1], frame):
+                if one[0] == "C":
+                    self._view_class(self.resolver.project.class_(one[1]), route)
+
+    # Classes
+
+    def _class(self, module: Module, cls: Class) -> None:
+        if not cls.methods:
+            return
+        if "__call__" in cls.methods:
+            self._callable_class(module, cls)
+        if not cls.bases:
+            if any(n in _FALCON for n in cls.methods):
+                self._view_class(cls, "")
+            return
+        names = self.resolver.external_bases(cls.key)
+        if not names or any(n.startswith(_NOT_WEB) for n in names):
+            return
+        last = {n.rpartition(".")[2] for n in names}
+        if last & _VIEW_BASES:
+            self._view_class(cls, "")
+        elif last & _SHARED_BASES or any(n.endswith("Servicer") for n in last):
+            self._shared_class(cls.key)
+
+    def _view_class(self, cls: Class, route: str) -> None:
+        """One instance per request: `self` is fresh."""
+        receiver = ("I", cls.key, -1)
+        for owner in self.resolver.lineage(cls.key):
+            for name, qualname in owner.methods.items():
+                if name in _SKIPPED_METHODS or (name.startswith("__") and name != "__call__"):
+                    continue
+                function = self.resolver.project.modules[owner.module].functions[qualname]
+                self._method(function, receiver, route)
+
+    def _method(self, function: Function, receiver: Obj, route: str) -> None:
+        name = function.name.partition("@")[0]
+        short = name.removeprefix("on_")
+        methods = (short.upper(),) if short in VERBS else ()
+        for one in self.resolver.bind_method(function, receiver):
+            self.add("route" if methods else "view", methods, route, one, function.line)
+
+    def _receiver(self, key: tuple[str, str]) -> Obj:
+        names = {n.rpartition(".")[2] for n in self.resolver.external_bases(key)}
+        if names & _VIEW_BASES or not names:
+            return ("I", key, -1)
+        return ("P", ("s", *key), ())
+
+    def _shared_class(self, key: tuple[str, str]) -> None:
+        """One instance for all requests: `self` outlives them."""
+        receiver: Obj = ("P", ("s", *key), ())
+        for owner in self.resolver.lineage(key):
+            for name, qualname in owner.methods.items():
+                if name in _SKIPPED_METHODS or (name.startswith("__") and name != "__call__"):
+                    continue
+                function = self.resolver.project.modules[owner.module].functions[qualname]
+                for one in self.resolver.bind_method(function, receiver):
+                    self.add("hook", (), "", one, function.line)
+
+    def _callable_class(self, module: Module, cls: Class) -> None:
+        """WSGI, ASGI and Django middleware classes."""
+        function = module.functions[cls.methods["__call__"]]
+        names = tuple(p[0] for p in function.params[1:])
+        constructor = self.resolver.method(cls.key, "__init__")
+        wraps = constructor is not None and any(
+            p[0] in {"get_response", "app"} for p in constructor[1].params[1:3]
+        )
+        if _is_gateway(names) or (wraps and names[:1] in {("request",), ("scope",), ("environ",)}):
+            self._shared_class(cls.key)
+
+    # Functions
+
+    def _plain(self, module: Module, function: Function) -> None:
+        """WSGI and ASGI callables, Django views and function middleware."""
+        if not function.params or function.cls:
+            return
+        names = tuple(p[0] for p in function.params)
+        if _is_gateway(names):
+            self._add_all(module, function, "route")
+        elif names[0] == "request" and self._in_django(module, function):
+            self._add_all(module, function, "view")
+
+    def _in_django(self, module: Module, function: Function) -> bool:
+        if function.owner:
+            outer = module.functions.get(function.owner)
+            return (
+                outer is not None
+                and outer.params[:1] != ()
+                and outer.params[0][0] == "get_response"
+            )
+        file = module.path.rpartition("/")[2]
+        if "views" not in file and "/views/" not in module.path and "api" not in file:
+            return False
+        return any(
+            v[0][0] == "m" and v[0][1].startswith(("django", "rest_framework"))
+            for v in (entry for entries in module.symbols.values() for entry in [entries[0]])
+        )
+
+    def _add_all(self, module: Module, function: Function, kind: str) -> None:
+        owner = self.resolver.frame(module.functions[function.owner], startup=True)
+        for one in self.resolver.decorated(function, owner):
+            self.add(kind, (), "", one, function.line)
+
+    def _project_names(self) -> None:
+        """`entry-points` of the configuration: `package.module:function` or a bare function name."""
+        for name in self.named:
+            dotted, _, qualname = name.rpartition(":")
+            suffix = dotted.replace(".", "/")
+            for module in self.resolver.project.modules.values():
+                stem = module.path.removesuffix(".py").removesuffix("/__init__")
+                if suffix and not f"/{stem}".endswith(f"/{suffix}"):
+                    continue
+                function = module.functions.get(qualname)
+                if function is not None:
+                    owner = self.resolver.frame(module.functions[function.owner], startup=True)
+                    for one in self._objects(module, function, owner):
+                        self.add("route", (), "", one, function.line)
+
+
+_FALCON = frozenset({f"on_{verb}" for verb in VERBS})
+_FRAMEWORKS = (
+    "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp", "quart", "litestar", "tornado",
+    "bottle", "sanic", "pyramid", "cherrypy", "falcon", "strawberry", "ariadne", "socketio", "channels",
+    "ninja", "blacksheep", "robyn", "responder", "hug", "chalice", "connexion", "nicegui", "fasthtml",
+)  # fmt: skip
+
+
+def _is_gateway(names: tuple[str, ...]) -> bool:
+    return names[-2:] == ("environ", "start_response") or names[-3:] == ("scope", "receive", "send")
+
+
+def _methods(name: str, keywords: tuple[tuple[str, Value], ...]) -> tuple[str, ...]:
+    if name in VERBS:
+        return (name.upper(),)
+    for key, value in keywords:
+        if key == "methods" and value[0] == "d":
+            return tuple(v[1].upper() for v in value[2] if v[0] == "k" and isinstance(v[1], str))
+    return ("GET",) if name in {"route", "add_url_rule"} else ()
+
+
+def _last(value: Value) -> str:
+    if value[0] == "a":
+        return str(value[2])
+    if value[0] == "m":
+        return str(value[2])
+    return str(value[1]) if value[0] == "n" else ""

@@ -1,0 +1,131 @@
+"""The two ways to accept a finding: a comment with a reason, and a baseline file.
+
+A comment `# anypod: ignore[POD101] reason` at a site covers that finding; at the definition of a state it covers
+all of the state's sites. A comment that covers nothing, names no rule or gives no reason is reported. The
+baseline is keyed by rule and state, never by line, so that moving code does not bring findings back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from anypod.check.config import Config
+from anypod.check.model import Finding, Problem
+from anypod.check.project import Project
+from anypod.check.sources import is_excluded
+
+_FORMAT = 1
+
+
+def apply(
+    findings: Iterable[Finding], project: Project, config: Config
+) -> tuple[list[Finding], int, list[Problem]]:
+    """(what is left, how many were suppressed, what is wrong with the suppressions)."""
+    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]] = {}
+    for module in project.modules.values():
+        for line, codes, reason in module.comments:
+            comments[(module.path, line)] = (codes, reason)
+    used: set[tuple[str, int]] = set()
+    kept: list[Finding] = []
+    suppressed = 0
+    accepted, problems = read_baseline(config.baseline)
+    for finding in findings:
+        left = _without_comments(finding, comments, used)
+        if left is None or key_of(finding) in accepted or _is_ignored_in_file(finding, config):
+            suppressed += 1
+        else:
+            kept.append(left)
+    problems.extend(_faults(comments, used, config))
+    return kept, suppressed, problems
+
+
+def _without_comments(
+    finding: Finding,
+    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]],
+    used: set[tuple[str, int]],
+) -> Finding | None:
+    """The finding without its suppressed sites, or None when none is left."""
+    definition = finding.definition
+    if definition is not None:
+        at = (definition.path, definition.line)
+        if at in comments and finding.rule in comments[at][0]:
+            used.add(at)
+            return None
+    left = []
+    for site in finding.sites:
+        at = (site.path, site.line)
+        if at in comments and finding.rule in comments[at][0]:
+            used.add(at)
+        else:
+            left.append(site)
+    if not left:
+        return None
+    if len(left) == len(finding.sites):
+        return finding
+    first = left[0]
+    return finding._replace(
+        path=first.path, line=first.line, column=first.column, sites=tuple(left)
+    )
+
+
+def _faults(
+    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]],
+    used: set[tuple[str, int]],
+    config: Config,
+) -> list[Problem]:
+    found = []
+    for (path, line), (codes, reason) in comments.items():
+        if not codes:
+            found.append(
+                Problem(path, line, "`anypod: ignore` names no rule: write ignore[POD101] reason")
+            )
+        elif (path, line) not in used:
+            if any(config.runs(code) for code in codes):
+                named = ", ".join(codes)
+                found.append(Problem(path, line, f"unused `anypod: ignore[{named}]`: remove it"))
+        elif not reason:
+            found.append(
+                Problem(path, line, "`anypod: ignore` gives no reason: say why it is right")
+            )
+    return found
+
+
+def _is_ignored_in_file(finding: Finding, config: Config) -> bool:
+    return any(
+        any(finding.rule.startswith(code) for code in codes)
+        and is_excluded(finding.path, (pattern,))
+        for pattern, codes in config.per_file_ignores
+    )
+
+
+# Baseline
+
+
+def key_of(finding: Finding) -> str:
+    """What identifies a finding across edits: its rule, its file and its state."""
+    where = finding.definition.path if finding.definition is not None else finding.path
+    return f"{finding.rule} {where} {finding.state}"
+
+
+def read_baseline(path: str) -> tuple[set[str], list[Problem]]:
+    """The accepted keys; a baseline that cannot be read is a problem and accepts nothing."""
+    if not path:
+        return set(), []
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            content = json.load(file)
+        return {str(key) for key in content["accepted"]}, []
+    except FileNotFoundError:
+        return set(), [Problem(path, 0, "there is no such baseline; --write-baseline makes one")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return set(), [Problem(path, 0, f"is not a baseline of `anypod check`: {error}")]
+
+
+def write_baseline(path: str, findings: Iterable[Finding]) -> int:
+    """Accept these findings and return how many keys that is."""
+    keys = sorted({key_of(f) for f in findings})
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+        json.dump({"format": _FORMAT, "accepted": keys}, file, indent=1)
+        file.write("\n")
+    return len(keys)

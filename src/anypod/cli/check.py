@@ -1,0 +1,169 @@
+"""`anypod check`: reads the command line and `pyproject.toml`, checks, reports, ends with its exit code.
+
+0: nothing that counts. 1: findings (errors; with --strict warnings as well). 2: nothing could be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from anypod.check import rules, suppressions
+from anypod.check.config import Config, find_pyproject, read
+from anypod.check.engine import check_paths
+from anypod.check.model import Problem, Result
+from anypod.report import findings as report
+
+EXAMPLES = """\
+examples:
+  anypod check src
+  anypod check . --format concise --statistics
+  anypod check src --routes                      each route: stateless, shared or local
+  anypod check src --diff origin/main            findings on changed lines only
+  anypod check --explain POD101                  what the rule finds, why, and what it leaves alone
+  anypod check src --write-baseline pods.json    accept what is there; then --baseline pods.json
+
+exit codes: 0 nothing found, 1 errors (with --strict: warnings too), 2 nothing could be checked"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="anypod check",
+        description="Finds, without importing the code, state that breaks with a second replica.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "paths", nargs="*", metavar="PATH", help="files and directories (default: .)"
+    )
+    found.add_argument(
+        "--format", choices=list(report.FORMATS), default="full", help="default: full"
+    )
+    found.add_argument(
+        "--output", metavar="FILE", help="write the report there instead of printing it"
+    )
+    found.add_argument("--select", metavar="RULES", help="only these rules: POD101,POD10")
+    found.add_argument("--ignore", metavar="RULES", help="all rules but these")
+    found.add_argument("--exclude", metavar="GLOBS", help="leave these files and directories out")
+    found.add_argument("--strict", action="store_true", help="warnings count as well")
+    found.add_argument("--explain", metavar="RULE", help="print a rule's page and stop")
+    found.add_argument("--statistics", action="store_true", help="counts by rule and file instead")
+    found.add_argument(
+        "--routes", action="store_true", help="each route and its kind of state instead"
+    )
+    found.add_argument(
+        "--diff", metavar="BASE", help="only findings on lines changed since this commit"
+    )
+    found.add_argument("--baseline", metavar="FILE", help="accepted findings, by rule and state")
+    found.add_argument("--write-baseline", metavar="FILE", help="accept everything found now")
+    found.add_argument(
+        "--add-ignores", metavar="REASON", help="write `# anypod: ignore[…] REASON` at each finding"
+    )
+    found.add_argument(
+        "--config", metavar="FILE", help="a pyproject.toml (default: the nearest one)"
+    )
+    found.add_argument("--no-cache", action="store_true", help="read every file again")
+    found.add_argument("--processes", type=int, metavar="N", help="default: one per core")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `anypod check` with these arguments and return its exit code."""
+    options = parser().parse_args(list(argv))
+    if options.explain:
+        return _explain(options.explain.upper())
+    paths = options.paths or ["."]
+    pyproject = options.config or find_pyproject(paths[0])
+    config, refusal = _configured(options, read(pyproject))
+    if refusal:
+        print(f"anypod check: {refusal}", file=sys.stderr)
+        return 2
+    root = os.path.dirname(pyproject) if pyproject else ""  # noqa: PTH120
+    cache = None if options.no_cache or not root else f"{root}/.anypod_cache"
+    result = check_paths(paths, config, cache=cache, processes=options.processes)
+    if options.diff:
+        from anypod.check import changes
+
+        try:
+            result = changes.only_changed(result, options.diff)
+        except changes.GitError as error:
+            print(f"anypod check: {error}", file=sys.stderr)
+            return 2
+    if options.write_baseline:
+        count = suppressions.write_baseline(options.write_baseline, result.findings)
+        print(f"{options.write_baseline}: {count} findings accepted", file=sys.stderr)
+        return 0
+    if options.add_ignores:
+        from anypod.check import changes
+
+        count = changes.add_ignores(result, options.add_ignores)
+        print(f"{count} comments added", file=sys.stderr)
+        return 0
+    _print(options, result)
+    return _status(result, config)
+
+
+def _configured(options: argparse.Namespace, config: Config) -> tuple[Config, str]:
+    """The command line over the configuration, and why it is refused, if it is."""
+    changed: dict[str, object] = {}
+    for name in ("select", "ignore", "exclude"):
+        text = getattr(options, name)
+        if text:
+            values = tuple(v.strip() for v in text.split(",") if v.strip())
+            if name == "exclude":
+                values = (*config.exclude, *values)
+            changed[name] = values
+    if options.baseline:
+        changed["baseline"] = options.baseline
+    if options.write_baseline:
+        changed["baseline"] = ""
+    if options.strict:
+        changed["strict"] = True
+    found = config._replace(**changed)  # type: ignore[arg-type]
+    for prefix in (*found.select, *found.ignore):
+        if not any(code.startswith(prefix) for code in rules.available()):
+            return found, f"there is no rule {prefix!r}; there are {', '.join(rules.available())}"
+    return found, ""
+
+
+def _explain(code: str) -> int:
+    if code not in rules.available():
+        rows = "\n".join(f"  {c}  {t}" for c, t in rules.TITLES.items())
+        print(f"anypod check: there is no rule {code!r}; there are\n{rows}", file=sys.stderr)
+        return 2
+    print(rules.page(code))
+    return 0
+
+
+def _print(options: argparse.Namespace, result: Result) -> None:
+    colour = not options.output and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if options.routes and options.format in {"full", "concise"}:
+        text = report.routes(result, colour=colour)
+    elif options.statistics and options.format in {"full", "concise"}:
+        text = report.statistics(result, rules.TITLES)
+    else:
+        text = report.render(result, options.format, colour=colour)
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(text)
+        return
+    sys.stdout.write(text)
+    if options.format not in {"full", "concise"}:
+        for problem in result.problems:
+            print(_told(problem), file=sys.stderr)
+
+
+def _told(problem: Problem) -> str:
+    place = f"{problem.path}:{problem.line}" if problem.line else problem.path
+    return f"{place}: {problem.message}"
+
+
+def _status(result: Result, config: Config) -> int:
+    if not result.lines:
+        if not result.problems:
+            print("anypod check: there is no Python file to check", file=sys.stderr)
+        return 2
+    return 1 if result.errors or (config.strict and result.findings) else 0
