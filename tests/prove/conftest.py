@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from anypod.prove.engine import Options, prove
-from anypod.prove.events import Log, Verdict
+from anypod.prove.events import Listener, Verdict, nobody
 from anypod.prove.workload import parse
 from anypod.replicas import Application
 
@@ -45,15 +46,17 @@ class Project:
         *,
         target: str = "service:app",
         options: Options | None = None,
-        log: Log | None = None,
+        log: Listener = nobody,
         env: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> Verdict:
         path = self.workload(workload)
         return prove(
             Application(target, self.path, self.env(env)),
             parse(path.read_text(), path),
             options or FEW,
-            log or Log(),
+            log,
+            now,
         )
 
 

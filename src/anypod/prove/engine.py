@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def prove(
     workload: Workload,
     options: Options | None = None,
     listen: Listener = nobody,
+    now: Callable[[], float] = time.monotonic,
 ) -> Verdict:
     """Play a workload against replicas of an application and say which answers differed.
 
@@ -89,11 +91,12 @@ def prove(
         workload: what to send.
         options: how.
         listen: hears every event; called in this thread.
+        now: the monotonic clock, in seconds, that the budget is measured with.
 
     Returns:
         The verdict; also when it could not run.
     """
-    proof = _Proof(application, workload, options or Options(), listen)
+    proof = _Proof(application, workload, options or Options(), listen, now, now())
     verdict = proof.verdict()
     listen(Finished(verdict))
     return verdict
@@ -107,7 +110,8 @@ class _Proof:
     workload: Workload
     options: Options
     listen: Listener
-    began: float = field(default_factory=time.monotonic)
+    now: Callable[[], float]
+    began: float
     done: Done = field(default_factory=Done)
     plan: Plan | None = None
     baseline: Baseline | None = None
@@ -119,6 +123,7 @@ class _Proof:
     left_out: list[str] = field(default_factory=list)
     partial: bool = False
     inconclusive: bool = False
+    _deadlines: list[Deadline] = field(default_factory=list)
     _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
     _explained: set[tuple[Kind, str]] = field(default_factory=set)
     _explaining: set[str] = field(default_factory=set)
@@ -139,6 +144,8 @@ class _Proof:
             try:
                 self._run(fleet)
             except KeyboardInterrupt:
+                for deadline in self._deadlines:
+                    deadline.interrupt()
                 self.partial = self.inconclusive = True
                 self.left_out.insert(0, "what was left when it was interrupted")
             finally:
@@ -151,7 +158,7 @@ class _Proof:
     # --- the parts of a proof
 
     def _run(self, fleet: Fleet[Result]) -> None:
-        runs = Deadline(self.options.budget)
+        runs = self._deadline(self.options.budget)
         world = fleet.first()
         if not world.forks:
             self._warn(f"each start is a new process and a new import: {world.why_not_forked}")
@@ -177,15 +184,10 @@ class _Proof:
             baseline,
             self.options.timeout,
             runs,
-            Deadline(max(runs.left(), 0.0) + GRACE),
+            self._deadline(runs.left() + GRACE),
             self.options.replicas,
         )
-        try:
-            self._play(fleet, plan, trial)
-        except KeyboardInterrupt:
-            runs.interrupt()
-            trial.explanations.interrupt()
-            raise
+        self._play(fleet, plan, trial)
 
     def _plan(self, baseline: Baseline, world: World, runs: Deadline) -> Plan:
         options = self.options
@@ -364,19 +366,18 @@ class _Proof:
             self._warn(escape)
 
     def _open_world(self) -> World:
-        world = World(
+        return World(
             self.application,
             slots=max(2, self.options.replicas),
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
         )
-        try:
-            world.prepare()
-        except BaseException:
-            world.close()
-            raise
-        return world
+
+    def _deadline(self, seconds: float) -> Deadline:
+        deadline = Deadline(seconds, self.now)
+        self._deadlines.append(deadline)
+        return deadline
 
     def _size(self) -> int:
         return min(cores(), 4)
@@ -410,11 +411,11 @@ class _Proof:
             reason=text,
             warnings=tuple(self.warnings),
             starts=self.done.starts,
-            seconds=time.monotonic() - self.began,
+            seconds=self.now() - self.began,
         )
 
     def _conclude(self) -> Verdict:
-        seconds = time.monotonic() - self.began
+        seconds = self.now() - self.began
         if self.plan is None or self.baseline is None:
             return Verdict(
                 Outcome.COULD_NOT_RUN,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from anypod.prove.player import Clock
+from anypod.prove.player import Clock, Stopped
 from anypod.replicas import World
 
 T = TypeVar("T")
@@ -32,10 +32,16 @@ def cores() -> int:
 
 
 class Deadline(Clock):
-    """Stops when the budget is used up or somebody interrupts."""
+    """Stops when the budget is used up or somebody interrupts.
 
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+    Args:
+        seconds: the budget.
+        now: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._until = now() + seconds
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
@@ -49,7 +55,7 @@ class Deadline(Clock):
 
     def spent(self) -> bool:
         """Whether the budget is used up."""
-        return time.monotonic() >= self._until
+        return self._now() >= self._until
 
     def stop(self) -> bool:
         """Whether either has happened."""
@@ -57,7 +63,7 @@ class Deadline(Clock):
 
     def left(self) -> float:
         """Seconds of budget that remain."""
-        return max(0.0, self._until - time.monotonic())
+        return max(0.0, self._until - self._now())
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until interrupted."""
@@ -77,13 +83,15 @@ class Fleet(Generic[T]):
     """Some worlds of one application.
 
     Args:
-        open_world: makes a world; called once per worker, in its thread.
+        open_world: makes a world, which is prepared here; called once per worker, in its thread.
         size: how many.
     """
 
     open_world: Callable[[], World]
     size: int
     _workers: list[_Worker] = field(default_factory=list)
+    _worlds: list[World] = field(default_factory=list)
+    _closed: bool = False
     _waiting: list[tuple[int, int, Job[T]]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
 
@@ -95,8 +103,16 @@ class Fleet(Generic[T]):
         """
         for number in range(self.size):
             thread = ThreadPoolExecutor(1, thread_name_prefix=f"world-{number + 1}")
-            self._workers.append(_Worker(thread, thread.submit(self.open_world)))
+            self._workers.append(_Worker(thread, thread.submit(self._open)))
         return self._workers[0].world.result()
+
+    def _open(self) -> World:
+        world = self.open_world()
+        self._worlds.append(world)
+        if self._closed:
+            raise Stopped
+        world.prepare()
+        return world
 
     def on_first(self, job: Callable[[World], Answer]) -> Answer:
         """Run one job on the first world and wait for what it returns."""
@@ -128,28 +144,20 @@ class Fleet(Generic[T]):
 
     def starts(self) -> int:
         """Processes started so far, in all worlds."""
-        return sum(world.starts for world in self._opened())
+        return sum(world.starts for world in list(self._worlds))
 
     def close(self) -> None:
-        """End every replica, also under a request that is still waiting for its answer."""
+        """End every replica, also under an import or a request that is still going on."""
+        self._closed = True
         for worker in self._workers:
             worker.thread.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            if worker.world.cancelled():
-                continue
-            if worker.world.exception() is None:
-                worker.world.result().close()
+        ended = list(self._worlds)
+        for world in ended:
+            world.close()
         for worker in self._workers:
             worker.thread.shutdown(wait=True)
-
-    def _opened(self) -> list[World]:
-        return [
-            worker.world.result()
-            for worker in self._workers
-            if worker.world.done()
-            and not worker.world.cancelled()
-            and worker.world.exception() is None
-        ]
+        for world in self._worlds[len(ended) :]:
+            world.close()
 
 
 def _run(job: Job[T], world: Future[World]) -> T:

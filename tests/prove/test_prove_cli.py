@@ -1,0 +1,300 @@
+"""`anypod prove` at the terminal: exit codes, what is said of bad input, and that nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.prove.conftest import Project
+
+ONCE = "GET /\n"
+APP = """
+    visits = []
+
+    def app(environ, start):
+        if environ["REQUEST_METHOD"] == "POST":
+            visits.append(1)
+        start("200 OK", [("Content-Type", "text/plain")])
+        return [str(len(visits)).encode()]
+"""
+REACHING = """
+    import socket
+
+    def app(environ, start):
+        start("200 OK", [])
+        try:
+            socket.create_connection(("192.0.2.1", 80))
+        except OSError:
+            pass
+        return [b""]
+"""
+PAIR = "POST /visits\n\n###\nGET /visits\n"
+
+
+def command(project: Project, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "anypod", "prove", *arguments]
+
+
+def run(
+    project: Project, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(project, *arguments),
+        cwd=project.path,
+        env=project.env({"NO_COLOR": "1", "COLUMNS": "80", **(env or {})}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_difference_is_told_in_eighty_columns(project: Project) -> None:
+    project.write(APP)
+    project.workload(PAIR)
+    done = run(project, "service:app", "--workload", "workload.http", "--json", "out.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    told = re.sub(r" +", " ", done.stdout)
+    assert "DIFFERS GET /visits another pod, pod moved" in told
+    assert "1 POST /visits → pod 1 200" in told
+    assert "2 GET /visits → pod 2 200" in told
+    assert "the module global visits (service.py:2), pod 2 never saw it" in told
+    assert "2 requests, " in told
+    assert "Not tried: " in told
+    assert json.loads((project.path / "out.json").read_text())["exit_code"] == 1
+
+
+def test_quiet_says_only_the_differences_and_the_claim(project: Project) -> None:
+    project.write(APP)
+    project.workload("GET /visits\n\n###\nGET /visits\n")
+    done = run(project, "service:app", "--workload", "workload.http", "--quiet", "--replicas", "1")
+    assert done.returncode == 0
+    assert "plan:" not in done.stdout
+    assert "no response differed from one replica" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("application", "arguments", "said"),
+    [
+        ("import missing_module_of_mine", (), "No module named 'missing_module_of_mine'"),
+        ("app = 3", (), "app is a int, not a WSGI or ASGI application"),
+        ("import sys; sys.exit(4)", (), "sys.exit(4)"),
+        ("def app(e, s): s('500 X', []); return [b'']", (), "every request"),
+        ("import os\ndef app(e, s): os._exit(3)", (), "closed the connection"),
+        (
+            "import threading\ndef app(e, s): threading.Event().wait()",
+            ("--timeout", "500ms"),
+            "no answer within 0.5 s",
+        ),
+        (
+            REACHING,
+            (),
+            "--allow-host 192.0.2.1",
+        ),
+    ],
+)
+def test_an_application_that_cannot_be_judged(
+    project: Project, application: str, arguments: tuple[str, ...], said: str
+) -> None:
+    project.write(application)
+    project.workload(ONCE)
+    done = run(
+        project, "service:app", "--workload", "workload.http", *arguments, "--json", "o.json"
+    )
+    assert done.returncode == 2, done.stdout
+    assert "COULD NOT RUN" in done.stdout
+    assert said in " ".join(done.stdout.split())
+    assert "anypod/" not in done.stdout, "a traceback of ours"
+    assert done.stderr == ""
+    written = json.loads((project.path / "o.json").read_text())
+    assert (written["verdict"], written["exit_code"]) == ("could not run", 2)
+
+
+def test_an_import_error_shows_the_users_own_traceback(project: Project) -> None:
+    project.write("from other import thing\n")
+    project.write("def broken():\n    return 1 / 0\n\nthing = broken()\n", name="other.py")
+    project.workload(ONCE)
+    done = run(project, "service:app", "--workload", "workload.http")
+    assert done.returncode == 2
+    frames = re.findall(r'File "(.*?)", line (\d+)', done.stdout)
+    assert [(Path(file).name, int(line)) for file, line in frames] == [
+        ("service.py", 1),
+        ("other.py", 4),
+        ("other.py", 2),
+    ]
+    assert all(Path(file).parent == project.path for file, _ in frames)
+    assert "ZeroDivisionError" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("service:app", "--workload", "none.http"), "none.http"),
+        (("service:app", "--workload", "bad.http"), "bad.http:2: "),
+        (("service:app",), "--workload"),
+        (("service:app", "--workload", "w.http", "--replicas", "0"), "from 1 to 16"),
+        (("service:app", "--workload", "w.http", "--budget", "soon"), "is not a duration"),
+        (("service:app", "--workload", "w.http", "--schedule", "chaos"), "there are another-pod"),
+    ],
+)
+def test_arguments_that_cannot_be_understood(
+    project: Project, arguments: tuple[str, ...], said: str
+) -> None:
+    project.write(APP)
+    (project.path / "w.http").write_text(ONCE)
+    (project.path / "bad.http").write_text("GET /\n> {% script %}\n")
+    done = run(project, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_environment_that_names_another_machine_is_refused(project: Project) -> None:
+    project.write(APP)
+    project.workload(ONCE)
+    url = "postgresql://shop:hunter2@db.example.com/shop"
+    done = run(project, "service:app", "--workload", "workload.http", env={"DATABASE_URL": url})
+    assert done.returncode == 2
+    assert "DATABASE_URL names db.example.com" in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+def test_a_write_outside_is_told(project: Project, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    project.write(
+        f"""
+        def app(environ, start):
+            open({str(outside)!r}, "a").close()
+            start("200 OK", [])
+            return [b""]
+        """
+    )
+    project.workload(ONCE)
+    done = run(project, "service:app", "--workload", "workload.http")
+    assert done.returncode == 0
+    assert f"not isolated: {outside}" in done.stdout.replace("\n", "")
+
+
+def test_runs_that_do_not_start_alike_are_an_incomplete_reset(
+    project: Project, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outlives.txt"
+    project.write(
+        f"""
+        import json, pathlib
+
+        def app(environ, start):
+            kept = pathlib.Path({str(outside)!r})
+            lines = kept.read_text().split() if kept.exists() else []
+            kept.write_text(" ".join([*lines, "x"]))
+            start("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(lines).encode()]
+        """
+    )
+    project.workload(ONCE)
+    done = run(project, "service:app", "--workload", "workload.http")
+    assert done.returncode == 2
+    assert "reset incomplete: workload.http:1: GET /" in " ".join(done.stdout.split())
+
+
+# --- the end of the tool
+
+LONG = "\n###\n".join(["POST /visits\n\nx\n\n###\nGET /visits\n"] * 20)
+on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+
+
+def left(mark: str) -> list[int]:
+    """Processes whose environment carries a mark."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                environ = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in environ:
+                found.append(int(entry.name))
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Poll a condition, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        os.sched_yield()
+    return True
+
+
+def started(project: Project, mark: str, wanted: str) -> subprocess.Popen[str]:
+    """The tool, once it has printed a word."""
+    project.workload(LONG)
+    tool = subprocess.Popen(
+        command(project, "service:app", "--workload", "workload.http", "--json", "out.json"),
+        cwd=project.path,
+        env=project.env({"ANYPOD_TEST_MARK": mark}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tool.stdout is not None
+    for line in tool.stdout:
+        if wanted in line:
+            return tool
+    raise AssertionError(f"{wanted!r} was never printed: {tool.communicate()}")
+
+
+@on_linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_reports_what_it_has_and_leaves_nothing(
+    project: Project, number: signal.Signals
+) -> None:
+    project.write(APP)
+    mark = uuid.uuid4().hex
+    tool = started(project, mark, "plan:")
+    assert len(left(mark)) > 1
+    tool.send_signal(number)
+    out, err = tool.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert "PARTIAL" in out
+    assert "what was left when it was interrupted" in " ".join(out.split())
+    assert tool.returncode in {1, 2}
+    assert json.loads((project.path / "out.json").read_text())["partial"] is True
+    assert until(lambda: not left(mark)), left(mark)
+
+
+@on_linux
+def test_interrupted_while_the_application_starts_it_leaves_nothing(project: Project) -> None:
+    project.write("import threading\nthreading.Event().wait()\n")
+    mark = uuid.uuid4().hex
+    tool = started(project, mark, "service:app")
+    assert until(lambda: len(left(mark)) > 1, 30.0)
+    tool.send_signal(signal.SIGINT)
+    out, err = tool.communicate(timeout=20)
+    assert tool.returncode == 2
+    assert "interrupted before" in out
+    assert "Traceback" not in err
+    assert until(lambda: not left(mark)), left(mark)
+
+
+@on_linux
+def test_killed_it_leaves_no_process(project: Project) -> None:
+    project.write(APP)
+    mark = uuid.uuid4().hex
+    tool = started(project, mark, "plan:")
+    assert len(left(mark)) > 1
+    tool.kill()
+    tool.communicate(timeout=30)
+    assert until(lambda: not left(mark)), left(mark)
