@@ -33,6 +33,11 @@ TWINS: Final = ("broken", "fixed")
 ELSEWHERE: Final = frozenset(
     {"ANYPOD_URL", "ANYPOD_NAMESPACE", "DATABASE_URL", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 )
+# What happens to one pod that is moved is tried once, where only one is wanted.
+SEVERAL_PODS: Final = Options(
+    replicas=3, schedules=frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY})
+)
+ONE_POD: Final = Options(replicas=1, schedules=frozenset({Kind.POD_MOVED}))
 EPILOG: Final = """\
 exit codes: 0 the broken shop was found broken in every practice and the fixed one clean,
 1 some row is not as expected (it is named)"""
@@ -87,10 +92,9 @@ def _look(shop: Path, folder: Path) -> tuple[Seen, Seen]:
             if one.severity == "error"
         )
         progress.phase(f"proving {twin}.py on three pods")
-        pods = _prove(twin, workload, folder, environment, Options(), progress)
+        pods = _prove(twin, workload, folder, environment, SEVERAL_PODS, progress)
         progress.phase(f"proving {twin}.py on one pod that is moved")
-        moved = Options(replicas=1, schedules=frozenset({Kind.POD_MOVED}))
-        one_pod = _prove(twin, workload, folder, environment, moved, progress)
+        one_pod = _prove(twin, workload, folder, environment, ONE_POD, progress)
         seen.append(Seen(findings, pods, one_pod))
     progress.end()
     return seen[0], seen[1]

@@ -54,8 +54,8 @@ class Practice:
 
 
 PRACTICES: Final = (
-    Practice("Do: idempotent API, cancel an order", ("POST /orders/",)),
     Practice("Do: stateless service, add", ("POST /add",), broken=False),
+    Practice("Do: idempotent API, cancel an order", ("POST /orders/",)),
     Practice("Do: shared state, increment a counter", ("POST /increment",), "POD101", "counters"),
     Practice(
         "Do: local cache with TTL, exchange rates",
