@@ -107,7 +107,9 @@ class Skipped(Exception):  # noqa: N818  # it is not an error
     """A benchmark that cannot run here; the message says why."""
 
 
-def statement(code: str, /, *, clock: Callable[[], float] = time.process_time, **names: Any) -> Side:
+def statement(
+    code: str, /, *, clock: Callable[[], float] = time.process_time, **names: Any
+) -> Side:
     """A side that executes a statement in a plain loop; names it uses are given by keyword.
 
     The default clock counts this process's own CPU time, which other work on the machine cannot

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Self
 
 import pytest
@@ -507,3 +510,82 @@ class TestCircles:
 
         assert await cache.aget_or_load("k", load) == 1
         assert await background[0] == 2
+
+
+class TestMemory:
+    """A failure is freed by reference counting: its traceback holds the frames of the loader."""
+
+    class Big:
+        """Something large that a failing loader holds."""
+
+    @pytest.fixture(autouse=True)
+    def no_collector(self):
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    def failing(self, seen: list) -> None:
+        big = self.Big()
+        seen.append(weakref.ref(big))
+        raise LookupError("gone")
+
+    def test_a_failed_load(self, cache):
+        seen = []
+        with suppress(LookupError):
+            cache.get_or_load("k", lambda: self.failing(seen))
+        assert [each() for each in seen] == [None]
+
+    def test_a_nested_failure(self, cache):
+        seen = []
+
+        def outer():
+            return cache.get_or_load("inner", lambda: self.failing(seen))
+
+        with suppress(LookupError):
+            cache.get_or_load("outer", outer)
+        assert [each() for each in seen] == [None]
+
+    def test_a_circle(self, cache):
+        seen = []
+
+        def load():
+            big = self.Big()
+            seen.append(weakref.ref(big))
+            return cache.get_or_load("k", load)
+
+        with suppress(ReentrantLoad):
+            cache.get_or_load("k", load)
+        assert [each() for each in seen] == [None]
+
+    async def test_an_awaited_failure(self, cache):
+        seen = []
+
+        async def load():
+            self.failing(seen)
+
+        with suppress(LookupError):
+            await cache.aget_or_load("k", load)
+        await eventually(lambda: seen[0]() is None)
+
+    def test_waiters(self, cache):
+        load = Loader(LookupError("gone"))
+        load.value.big = self.Big()
+        seen = weakref.ref(load.value.big)
+        threads = [
+            threading.Thread(target=lambda: suppress_lookup(cache, load), daemon=True)
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: callers(cache, "k") == 3)
+        load.release.set()
+        for thread in threads:
+            thread.join(30)
+        load.value = None
+        assert seen() is None
+
+
+def suppress_lookup(cache, load) -> None:
+    with suppress(LookupError):
+        cache.get_or_load("k", load)

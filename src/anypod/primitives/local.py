@@ -73,7 +73,7 @@ class LocalCache:
 
     __slots__ = (
         "__weakref__", "_flights", "_loads", "_misses", "_offset", "_sieve",
-        "clock", "jitter", "maxsize", "name", "ttl",
+        "clock", "find", "jitter", "maxsize", "name", "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,9 @@ class LocalCache:
         self.jitter = jitter
         self.clock = clock
         self._sieve = Sieve(maxsize)
+        self.find: Callable[[Hashable], Entry | None] = (
+            self._sieve.find
+        )  # by typed key, fresh or not
         self._flights = SingleFlight(name)
         self._offset = 0.0
         self._misses = 0
@@ -108,7 +111,7 @@ class LocalCache:
 
     def get(self, key: Hashable, default: Any = None) -> Any:
         """The value at `key` if it is here and fresh, else `default`."""
-        entry = self._sieve.find(key if type(key) is str else typed_key(key))
+        entry = self.find(key if type(key) is str else typed_key(key))
         if entry is not None and self.clock() < entry.deadline:
             entry.hits += 1
             return entry.value
@@ -156,7 +159,7 @@ class LocalCache:
             ReentrantLoad: the loader asks for the same key again.
         """
         stored = key if type(key) is str else typed_key(key)
-        entry = self._sieve.find(stored)
+        entry = self.find(stored)
         if entry is not None and self.clock() < entry.deadline:
             entry.hits += 1
             return cast(T, entry.value)
@@ -169,7 +172,7 @@ class LocalCache:
         Callers of `get_or_load` in other threads, and tasks of other event loops, share the flight.
         """
         stored = key if type(key) is str else typed_key(key)
-        entry = self._sieve.find(stored)
+        entry = self.find(stored)
         if entry is not None and self.clock() < entry.deadline:
             entry.hits += 1
             return cast(T, entry.value)
@@ -224,11 +227,6 @@ class LocalCache:
         )
 
     # --- for the decorator and the shared layer: keys are typed already ---------------------------
-
-    @property
-    def find(self) -> Callable[[Hashable], Entry | None]:
-        """The entry at a typed key, fresh or not."""
-        return self._sieve.find
 
     def load(
         self,

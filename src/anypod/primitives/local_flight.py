@@ -14,20 +14,21 @@ Invariants:
 - No caller waits for itself, however indirectly: a wait that would close a circle of loads raises
   `ReentrantLoad` at once.
 - A forked child has no flights: the threads that were carrying them out stayed with the parent.
+- A failure leaves no circle of references: a frame that an error's traceback holds forgets the flight.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,15 +42,13 @@ class ReentrantLoad(RuntimeError):
     """A load waits, directly or through other loads, for its own result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(Struct, frozen=True):
     """The value that a flight brought, or that was there already."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The exception that the loader raised, with the traceback it had then."""
 
     error: Exception
@@ -60,15 +59,16 @@ class Failed:
         return self.error.with_traceback(self.traceback)
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
+class Abandoned(Struct, frozen=True):
     """The load ended without an answer: interrupted, cancelled, or its event loop stopped."""
 
     interrupt: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Berth:
+_INTERRUPTED: Final = Abandoned()
+
+
+class Berth(Struct, frozen=True):
     """Where a caller's value may be found before it loads, and is kept after. Both run under the lock.
 
     Attributes:
@@ -146,24 +146,29 @@ class SingleFlight:
             ReentrantLoad: the load waits for its own result.
             Exception: whatever the loader raised.
         """
-        while True:
-            found, leading = self._join(key, None, berth, displace)
-            if isinstance(found, Landed):
-                return cast(T, found.value)
-            if leading:
-                try:
-                    return self._lead(found, load, berth)
-                finally:
-                    self._finish(found, Abandoned())  # interrupted; no effect after another ending
-            outcome = self._wait(found)
-            if outcome is None:
-                # The load runs on the event loop of this very thread, which waiting would stop. It is
-                # not this caller's own (that raised above): load alone, and leave keeping to the flight.
-                return load()
-            if isinstance(outcome, Landed):
-                return cast(T, outcome.value)
-            if isinstance(outcome, Failed):
-                raise outcome.again()
+        found: Landed | Flight | None = None
+        outcome: Landed | Failed | Abandoned | None = None
+        try:
+            while True:
+                found, leading = self._join(key, None, berth, displace)
+                if isinstance(found, Landed):
+                    return cast(T, found.value)
+                if leading:
+                    try:
+                        return self._lead(found, load, berth)
+                    finally:
+                        self._finish(found, _INTERRUPTED)  # no effect after another ending
+                outcome = self._wait(found)
+                if outcome is None:
+                    # The load runs on the event loop of this very thread, which waiting would stop. It
+                    # is not this caller's own (that raised): load alone, and leave keeping to the flight.
+                    return load()
+                if isinstance(outcome, Landed):
+                    return cast(T, outcome.value)
+                if isinstance(outcome, Failed):
+                    raise outcome.again()
+        finally:
+            del found, outcome
 
     async def arun(
         self,
@@ -177,19 +182,24 @@ class SingleFlight:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        while True:
-            found, leading = self._join(key, loop, berth, displace)
-            if isinstance(found, Landed):
-                return cast(T, found.value)
-            if leading:
-                self._take_off(found, load, berth, loop)
-            outcome = await self._wait_in(found, loop)
-            if isinstance(outcome, Landed):
-                return cast(T, outcome.value)
-            if isinstance(outcome, Failed):
-                raise outcome.again()
-            if leading and outcome.interrupt is not None:
-                raise outcome.interrupt
+        found: Landed | Flight | None = None
+        outcome: Landed | Failed | Abandoned | None = None
+        try:
+            while True:
+                found, leading = self._join(key, loop, berth, displace)
+                if isinstance(found, Landed):
+                    return cast(T, found.value)
+                if leading:
+                    self._take_off(found, load, berth, loop)
+                outcome = await self._wait_in(found, loop)
+                if isinstance(outcome, Landed):
+                    return cast(T, outcome.value)
+                if isinstance(outcome, Failed):
+                    raise outcome.again()
+                if leading and outcome.interrupt is not None:
+                    raise outcome.interrupt
+        finally:
+            del found, outcome
 
     def detach(self, key: Hashable) -> None:
         """Let nobody join the flight of `key` any more, nor its value be kept. Needs the lock."""
@@ -223,7 +233,7 @@ class SingleFlight:
                 return found, None
             started = self._flights[key] = Flight(key, loop)
         if flight is not None:
-            self._finish(flight, Abandoned())
+            self._finish(flight, _INTERRUPTED)
         return started, True
 
     def _leave(self, flight: Flight) -> None:
@@ -271,42 +281,48 @@ class SingleFlight:
     # --- blocking ---------------------------------------------------------------------------------
 
     def _lead(self, flight: Flight, load: Callable[[], T], berth: Berth | None) -> T:
-        with self._blocked_on(flight):
-            inside = _loading.set(flight)
-            try:
-                value = self._not_a_coroutine(flight, load())
-            except Exception as error:
-                self._finish(flight, Failed(error, error.__traceback__))
-                raise
-            finally:
-                _loading.reset(inside)
+        mine = self._block(flight)
+        outside = _loading.set(flight)
+        try:
+            value = self._not_a_coroutine(load(), flight.key)
+        except Exception as error:
+            self._finish(flight, Failed(error, error.__traceback__))
+            raise
+        else:
             self._finish(flight, Landed(value), berth)
-        return value
+            return value
+        finally:
+            _loading.reset(outside)
+            self._unblock(mine, flight)
+            del flight, mine, outside
 
-    def _not_a_coroutine(self, flight: Flight, value: T) -> T:
-        if not inspect.iscoroutine(value):
+    def _not_a_coroutine(self, value: T, key: Hashable) -> T:
+        if not isinstance(value, CoroutineType):
             return value
         value.close()
         raise TypeError(
-            f"cache {self.name!r}: the loader of {flight.key!r} returned a coroutine, which can be "
-            f"awaited once only; use the awaiting method, or decorate an async function"
+            f"cache {self.name!r}: the loader of {key!r} returned a coroutine, which can be awaited "
+            f"once only; use the awaiting method, or decorate an async function"
         )
 
     def _wait(self, flight: Flight) -> Landed | Failed | Abandoned | None:
+        mine: Flight | None = None
         try:
-            with self._blocked_on(flight):
-                if flight.thread == threading.get_ident() and not flight.orphaned():
-                    if flight.loop is None and flight.outcome is None:
-                        raise self._reentrant(flight)
-                    return flight.outcome
-                landed = threading.Event()
-                if self._wake_with(flight, landed.set):
-                    while not landed.wait(ORPHAN_POLL):
-                        if flight.orphaned():
-                            self._finish(flight, Abandoned())
+            mine = self._block(flight)
+            if flight.thread == threading.get_ident() and not flight.orphaned():
+                if flight.loop is None and flight.outcome is None:
+                    raise self._reentrant(flight.key)
                 return flight.outcome
+            landed = threading.Event()
+            if self._wake_with(flight, landed.set):
+                while not landed.wait(ORPHAN_POLL):
+                    if flight.orphaned():
+                        self._finish(flight, _INTERRUPTED)
+            return flight.outcome
         finally:
+            self._unblock(mine, flight)
             self._leave(flight)
+            del flight, mine
 
     # --- awaiting ---------------------------------------------------------------------------------
 
@@ -322,7 +338,7 @@ class SingleFlight:
             flight.task = loop.create_task(flying)
         except BaseException:
             flying.close()
-            self._finish(flight, Abandoned())
+            self._finish(flight, _INTERRUPTED)
             raise
         # A task that is cancelled before its first step runs no `except` of its own.
         flight.task.add_done_callback(lambda task: self._after(flight, task))
@@ -340,63 +356,69 @@ class SingleFlight:
             raise
         else:
             self._finish(flight, Landed(value), berth)
+        finally:
+            del flight
 
     def _after(self, flight: Flight, task: asyncio.Task[None]) -> None:
         import asyncio
 
         interrupt = asyncio.CancelledError() if task.cancelled() else task.exception()
         self._finish(flight, Abandoned(interrupt))
+        flight.task = None  # whose context holds the flight
 
     async def _wait_in(
         self, flight: Flight, loop: asyncio.AbstractEventLoop
     ) -> Landed | Failed | Abandoned:
         import asyncio
 
+        mine: Flight | None = None
         try:
-            with self._blocked_on(flight):
-                landed: asyncio.Future[None] = loop.create_future()
+            mine = self._block(flight)
+            landed: asyncio.Future[None] = loop.create_future()
 
-                def wake() -> None:
-                    with suppress(
-                        RuntimeError
-                    ):  # the loop of a caller who no longer waits is closed
-                        loop.call_soon_threadsafe(_resolve, landed)
+            def wake() -> None:
+                with suppress(RuntimeError):  # the loop of a caller who no longer waits is closed
+                    loop.call_soon_threadsafe(_resolve, landed)
 
-                if self._wake_with(flight, wake):
-                    patience = None if flight.loop is loop else ORPHAN_POLL
-                    while not landed.done():
-                        await asyncio.wait((landed,), timeout=patience)
-                        if not landed.done() and flight.loop is not loop and flight.orphaned():
-                            self._finish(flight, Abandoned())
-                assert flight.outcome is not None, "a landed flight has an outcome"
-                return flight.outcome
+            if self._wake_with(flight, wake):
+                patience = None if flight.loop is loop else ORPHAN_POLL
+                while not landed.done():
+                    await asyncio.wait((landed,), timeout=patience)
+                    if not landed.done() and flight.loop is not loop and flight.orphaned():
+                        self._finish(flight, _INTERRUPTED)
+            assert flight.outcome is not None, "a landed flight has an outcome"
+            return flight.outcome
         finally:
+            self._unblock(mine, flight)
             self._leave(flight)
+            del flight, mine
 
     # --- circles ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _blocked_on(self, flight: Flight) -> Iterator[None]:
-        """Note that the load which the caller is part of, if any, now depends on `flight`."""
+    def _block(self, flight: Flight) -> Flight | None:
+        """Note that the load which the caller is part of now depends on `flight`; return that load."""
         mine = _loading.get()
-        if mine is None or mine.outcome is not None:
-            yield
-            return
-        with _graph:
-            if _reaches(flight, mine):
-                raise self._reentrant(flight)
-            mine.blocked_on.append(flight)
         try:
-            yield
+            if mine is None or mine.outcome is not None:
+                return None
+            with _graph:
+                if _reaches(flight, mine):
+                    raise self._reentrant(flight.key)
+                mine.blocked_on.append(flight)
+            return mine
         finally:
+            del flight, mine
+
+    def _unblock(self, mine: Flight | None, flight: Flight) -> None:
+        if mine is not None:
             with _graph:
                 mine.blocked_on.remove(flight)
 
-    def _reentrant(self, flight: Flight) -> ReentrantLoad:
+    def _reentrant(self, key: Hashable) -> ReentrantLoad:
         return ReentrantLoad(
-            f"cache {self.name!r}: the load of {flight.key!r} asks for {flight.key!r} itself, directly or "
-            f"through other loads, and would wait for ever; load the inner value without the cache or "
-            f"under another key"
+            f"cache {self.name!r}: the load of {key!r} asks for {key!r} itself, directly or through "
+            f"other loads, and would wait for ever; load the inner value without the cache or under "
+            f"another key"
         )
 
 
