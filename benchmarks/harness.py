@@ -103,7 +103,7 @@ class Row:
     met: bool | None
 
 
-class Skipped(Exception):  # noqa: N818  # it is not an error
+class Skipped(Exception):
     """A benchmark that cannot run here; the message says why."""
 
 
@@ -225,6 +225,22 @@ def _ratio(row: Row) -> str:
     return f"{row.ratio:.2f} × faster"
 
 
+def run(name: str, rounds: int) -> list[Row]:
+    """Run one benchmark and print its table.
+
+    Raises:
+        Skipped: it cannot run here.
+    """
+    module = importlib.import_module(f"benchmarks.bench_{name}")
+    print(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}")
+    rows: list[Row] = []
+    with contextlib.closing(module.contests()) as contests:
+        for item in contests:
+            rows.extend(rows_of(name, item, rounds))
+    print(table(rows))
+    return rows
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run benchmarks; 2 for a name that does not exist, else 0."""
     known = {path.stem.removeprefix("bench_"): path for path in sorted(HERE.glob("bench_*.py"))}
@@ -247,19 +263,11 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     for name in options.names or known:
-        module = importlib.import_module(f"benchmarks.bench_{name}")
-        print(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}")
-        mine: list[Row] = []
         try:
-            with contextlib.closing(module.contests()) as contests:
-                for item in contests:
-                    mine.extend(rows_of(name, item, options.rounds))
+            rows += run(name, options.rounds)
         except Skipped as reason:
             skipped[name] = str(reason)
-            print(f"not run: {reason}")
-        if mine:
-            print(table(mine))
-        rows += mine
+            print(f"{name} was not run: {reason}")
     short = [row for row in rows if row.met is False]
     judged = sum(row.met is not None for row in rows)
     print(f"\n{judged - len(short)} of {judged} bars met")
