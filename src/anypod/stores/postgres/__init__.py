@@ -1,6 +1,6 @@
 """`postgresql://`: many machines, and commands that can commit with the application's own transaction.
 
-A command is one call of a versioned function (`v1.sql`), which locks the key, reads the clock, then
+A command is one call of a versioned function (`v1/`), which locks the key, reads the clock, then
 decides. Options of the URL: `timeout`, `connections`, `prepare=auto|on|off`, `migrate=on|off`,
 `synchronous=server|on|off`, `listen_url`; every other option is libpq's (`sslmode`, `sslrootcert`, …).
 

@@ -24,7 +24,8 @@ from psycopg.rows import tuple_row
 
 from anypod.commands import Command
 from anypod.errors import ConfigurationError, StoreError
-from anypod.stores.postgres.calls import Row, Values, answer
+from anypod.stores.postgres.binary import Row, Values
+from anypod.stores.postgres.calls import answer
 
 if TYPE_CHECKING:
     from anypod.stores.postgres.driver import PostgresDriver

@@ -34,8 +34,9 @@ from anypod.stores import forks
 from anypod.stores.driver import Capability
 from anypod.stores.postgres import schema
 from anypod.stores.postgres.address import Address
+from anypod.stores.postgres.binary import Function, Values
 from anypod.stores.postgres.bound import BoundDriver
-from anypod.stores.postgres.calls import Call, Function, Values, answer, call_for, mail_box, micros
+from anypod.stores.postgres.calls import Call, answer, call_for, mail_box, micros
 from anypod.stores.postgres.lanes import Lanes
 from anypod.stores.postgres.link import Link, Unanswered, Unsent, repeatable
 from anypod.stores.postgres.mail import GLANCE, LoopListener, ThreadListener

@@ -22,7 +22,7 @@ import psycopg
 
 from anypod.errors import AnypodError
 from anypod.stores.postgres.address import Address
-from anypod.stores.postgres.calls import Function
+from anypod.stores.postgres.binary import Function
 from anypod.stores.postgres.link import Link, Outcome, Unsent
 
 AT_ONCE: Final = 32  # commands under way on one lane: who is behind a waiting one waits with it

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import psycopg
 from psycopg import errors, pq
 
-from anypod.stores.postgres.calls import Function, Row
+from anypod.stores.postgres.binary import Function, Row
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult

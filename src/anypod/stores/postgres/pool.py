@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from anypod.stores.postgres.calls import Function
+from anypod.stores.postgres.binary import Function
 from anypod.stores.postgres.link import Link, Outcome, Unsent
 
 _READ: Final = select.POLLIN

@@ -66,10 +66,26 @@ class Facts:
     durable: bool
 
 
+_FIRST: Final = (  # the files of version 1, in order
+    "tables",
+    "entry",
+    "values",
+    "counters",
+    "claims",
+    "channels",
+    "slots",
+    "limits",
+    "documents",
+    "cache",
+    "garbage",
+)
+
+
 def steps() -> tuple[Step, ...]:
     """Every version of the schema, in order."""
-    folder = resources.files(__package__)
-    return (Step(1, (folder / "v1.sql").read_text("utf-8"), oldest=1),)
+    folder = resources.files(__package__) / "v1"
+    first = "\n".join((folder / f"{name}.sql").read_text("utf-8") for name in _FIRST)
+    return (Step(1, first, oldest=1),)
 
 
 _FACTS: Final = """

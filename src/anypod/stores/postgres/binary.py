@@ -1,0 +1,114 @@
+"""Values in PostgreSQL's binary format, and the functions that take and give them.
+
+Only the types that the schema's functions use are here. A parameter whose type is not stated would be
+guessed by the server, so every statement states them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+Row: TypeAlias = Sequence[Any]
+Values: TypeAlias = list[Any]
+
+_INT2 = struct.Struct(">h")
+_INT4 = struct.Struct(">i")
+_INT8 = struct.Struct(">q")
+_FLOAT8 = struct.Struct(">d")
+_ARRAY = struct.Struct(">iiIii")  # dimensions, has nulls, element type, length, lower bound
+_BYTEA, _BIGINT = 17, 20  # element types
+
+
+def _pack_array(element: int, items: Sequence[bytes]) -> bytes:
+    if not items:
+        return struct.pack(">iiI", 0, 0, element)
+    parts = [_ARRAY.pack(1, 0, element, len(items), 1)]
+    for item in items:
+        parts += (_INT4.pack(len(item)), item)
+    return b"".join(parts)
+
+
+def _pack_bytes(items: Sequence[bytes]) -> bytes:
+    return _pack_array(_BYTEA, items)
+
+
+def _pack_integers(items: Sequence[int]) -> bytes:
+    return _pack_array(_BIGINT, [_INT8.pack(item) for item in items])
+
+
+def _unpack_bytes(body: bytes) -> list[bytes]:
+    if len(body) < _ARRAY.size:
+        return []
+    count = _ARRAY.unpack_from(body)[3]
+    place = _ARRAY.size
+    items = []
+    for _ in range(count):
+        (size,) = _INT4.unpack_from(body, place)
+        place += 4
+        items.append(body[place : place + size])
+        place += size
+    return items
+
+
+def _unpack_integers(body: bytes) -> list[int]:
+    return [_INT8.unpack(item)[0] for item in _unpack_bytes(body)]
+
+
+_PACK: Final[dict[str, Callable[[Any], bytes]]] = {
+    "text": str.encode,
+    "bytea": bytes,
+    "bytea[]": _pack_bytes,
+    "bigint[]": _pack_integers,
+    "integer": _INT4.pack,
+    "bigint": _INT8.pack,
+    "double precision": _FLOAT8.pack,
+}
+_UNPACK: Final[dict[str, Callable[[bytes], Any]]] = {
+    "bytea": bytes,
+    "bytea[]": _unpack_bytes,
+    "bigint[]": _unpack_integers,
+    "boolean": b"\x01".__eq__,
+    "smallint": lambda body: _INT2.unpack(body)[0],
+    "integer": lambda body: _INT4.unpack(body)[0],
+    "bigint": lambda body: _INT8.unpack(body)[0],
+    "double precision": lambda body: _FLOAT8.unpack(body)[0],
+}
+
+
+class Function:
+    """One function of the schema: its statement in libpq's and in the DB-API's spelling.
+
+    Args:
+        name: the function, with its version.
+        takes: the types of its parameters, in order.
+        gives: the types of its columns after `fault`, in order.
+    """
+
+    def __init__(self, name: str, takes: str, gives: str) -> None:
+        types = takes.split(", ")
+        numbered = ", ".join(f"${place}::{kind}" for place, kind in enumerate(types, 1))
+        self.name = name.encode()
+        formatted = ", ".join(f"%s::{kind}" for kind in types)
+        self.statement = f"SELECT * FROM anypod.{name}({numbered})".encode()  # noqa: S608  # constants
+        self.formatted = f"SELECT * FROM anypod.{name}({formatted})"  # noqa: S608  # constants
+        self.formats = [1] * len(types)
+        self._packers = [_PACK[kind] for kind in types]
+        columns = ["smallint", *gives.split(", ")] if gives else ["smallint"]
+        self._unpackers = [_UNPACK[kind] for kind in columns]
+
+    def pack(self, values: Values) -> list[bytes | None]:
+        """The values as parameters in binary format."""
+        return [
+            None if value is None else pack(value)
+            for pack, value in zip(self._packers, values, strict=True)
+        ]
+
+    def unpack(self, value: Callable[[int, int], bytes | None]) -> Row:
+        """The first row of a result, given its `get_value`."""
+        row: list[Any] = []
+        for column, unpack in enumerate(self._unpackers):
+            body = value(0, column)
+            row.append(None if body is None else unpack(body))
+        return row
