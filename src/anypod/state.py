@@ -20,6 +20,7 @@ from urllib.parse import quote
 from anypod.commands import MAX_INTEGER, Algorithm, Get, Policy
 from anypod.errors import ConfigurationError, NoStore
 from anypod.keys import Key
+from anypod.observe import Observer
 from anypod.primitives.counter import Counter
 from anypod.primitives.idempotency import Idempotency
 from anypod.primitives.lock import Lock
@@ -163,6 +164,10 @@ class State:
     def slots(self, name: str, limit: int, *, lease: float = 30.0) -> Lock:
         """`limit` slots per key, for so many at the same time; see `Lock`."""
         return Lock(self.store, name, lease=lease, limit=limit)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell the observer of every command: kind and name of the primitive, duration, outcome."""
+        self.store.observe(observer)
 
     def ping(self) -> None:
         """Reach the store, or raise what a command would raise."""

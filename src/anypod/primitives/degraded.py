@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from anypod.commands import Algorithm, Policy, Quota, Taken
 from anypod.errors import ConfigurationError
+from anypod.observe import Event
+
+if TYPE_CHECKING:
+    from anypod.stores import Store
 
 logger = logging.getLogger("anypod")
 
@@ -23,8 +27,10 @@ _lock = threading.Lock()
 _logged: dict[str, tuple[float, int]] = {}
 
 
-def degraded(what: str, policy: str, failure: Exception) -> None:
-    """Note a decision that was made without the store."""
+def degraded(store: Store, primitive: str, name: str, policy: str, failure: Exception) -> None:
+    """Note a decision that was made without the store: an event each time, a log line now and then."""
+    store.emit(Event(primitive, name, "", 0.0, type(failure).__name__, degraded=policy))
+    what = f"{primitive} {name!r}"
     now = time.monotonic()
     with _lock:
         last, silent = _logged.get(what, (-LOG_EVERY, 0))

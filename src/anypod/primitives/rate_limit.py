@@ -262,7 +262,7 @@ class RateLimit:
     ) -> Decision:
         if self._unavailable == "raise":
             raise failure
-        degraded(f"rate limit {self.name!r}", self._unavailable, failure)
+        degraded(self._store, "rate limit", self.name, self._unavailable, failure)
         if self._local is not None:
             decision = self._decision(policies, self._local.take(address, policies, cost))
             return replace(decision, degraded=True)

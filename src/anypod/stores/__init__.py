@@ -13,8 +13,10 @@ Invariants:
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
+import time
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -22,11 +24,14 @@ from urllib.parse import urlsplit
 
 from anypod.commands import Command, Get
 from anypod.errors import ConfigurationError, MissingExtra, StoreError
+from anypod.observe import Event, Observer, event_of
 from anypod.stores.driver import Capability, Driver
 
 __all__ = ["Capability", "Driver", "Store", "open_store", "redact"]
 
 R = TypeVar("R")
+
+logger = logging.getLogger("anypod")
 
 DRIVERS: Final = {  # scheme → module with `open_driver(url)`, and the extra that installs its client
     "memory": ("anypod.stores.memory", None),
@@ -66,6 +71,7 @@ class Store:
         self._execute = driver.execute
         self._aexecute = driver.aexecute
         self._errors = driver.errors
+        self._observers: tuple[Observer, ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -106,6 +112,46 @@ class Store:
             return await self._aexecute(command)
         except self._errors as failure:
             raise self.wrapped(failure, command) from failure
+
+    def observe(self, observer: Observer) -> None:
+        """Tell the observer of every command from now on; several may observe."""
+        self._observers += (observer,)
+        self._execute = self._observed
+        self._aexecute = self._aobserved
+
+    def emit(self, event: Event) -> None:
+        """Tell all observers; one that fails is logged and harms nobody."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                logger.exception("an observer of %s failed", self.url)
+
+    def _observed(self, command: Command[R]) -> R:
+        start = time.perf_counter()
+        try:
+            reply = self.driver.execute(command)
+        except self._errors as failure:
+            self._tell(command, start, failure)
+            raise
+        self._tell(command, start, reply)
+        return reply
+
+    async def _aobserved(self, command: Command[R]) -> R:
+        start = time.perf_counter()
+        try:
+            reply = await self.driver.aexecute(command)
+        except self._errors as failure:
+            self._tell(command, start, failure)
+            raise
+        self._tell(command, start, reply)
+        return reply
+
+    def _tell(self, command: Command[Any], start: float, reply: Any) -> None:
+        seconds = time.perf_counter() - start
+        if isinstance(reply, Exception):
+            reply = self.driver.classify(reply)()
+        self.emit(event_of(command, seconds, reply))
 
     def receive(self, mailbox: str, seconds: float) -> bool:
         """Wait for a notification; False if none came in time. Raises as `execute` does."""
