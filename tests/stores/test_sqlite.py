@@ -1,0 +1,331 @@
+"""What is SQLite's own: the gate, the log, group commits, and a disk that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anypod.commands import Add, Get, Put, Total
+from anypod.errors import ConfigurationError, RecordError, StoreUnavailable
+from anypod.stores import Capability, Store, open_store
+from anypod.stores.conformance.ground import Child, in_processes
+from anypod.stores.sqlite import SQLiteDriver, file_system
+from anypod.stores.sqlite.driver import WAL_CAP
+
+KEY = "ap:t:counter:hits:sx"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/store.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with open_store(url) as store:
+        yield store
+
+
+def driver_of(store: Store) -> SQLiteDriver:
+    assert isinstance(store.driver, SQLiteDriver)
+    return store.driver
+
+
+# --- the gate
+
+
+def test_a_forked_child_never_holds_its_dead_parents_gate(store: Store, url: str) -> None:
+    store.execute(Add(KEY))
+    reading, writing = os.pipe()
+
+    def parent() -> None:
+        with driver_of(store)._gate:
+            child = os.fork()
+            os.write(writing, b"%d\n" % (child or os.getpid()))
+            signal.pause()
+
+    process = os.fork()
+    if process == 0:
+        parent()
+        os._exit(0)
+    with os.fdopen(reading) as pipe:
+        pids = {int(pipe.readline()) for _ in range(2)}
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    try:
+        # The grandchild lives on; a gate that it had inherited would be closed for ever.
+        assert store.execute(Add(KEY)).value == 2
+    finally:
+        for pid in pids - {process}:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stopped_holder_is_an_error_after_a_bounded_wait(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db?timeout=0.2"
+    with open_store(url) as store:
+        store.execute(Add(KEY))
+        reading, writing = os.pipe()
+        process = os.fork()
+        if process == 0:
+            with driver_of(store)._gate:
+                os.write(writing, b"!")
+                signal.pause()
+            os._exit(0)
+        os.read(reading, 1)
+        try:
+            assert store.execute(Total(KEY)) == 1, "who reads does not wait at the gate"
+            with pytest.raises(StoreUnavailable, match=r"another process kept the gate .* `fuser"):
+                store.execute(Add(KEY))
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        assert store.execute(Add(KEY)).value == 2
+
+
+# --- what is acknowledged
+
+
+@pytest.mark.parametrize("synchronous", ["normal", "full"])
+def test_kill_loses_nothing_acknowledged(url: str, synchronous: str) -> None:
+    url += f"?synchronous={synchronous}"
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        with open_store(url) as store:
+            while True:
+                os.write(writing, struct.pack("<q", store.execute(Add(KEY)).value))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        last = 0
+        while last < 300:
+            (last,) = struct.unpack("<q", pipe.read(8))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        rest = pipe.read()
+    if whole := len(rest) // 8:
+        (last,) = struct.unpack("<q", rest[(whole - 1) * 8 : whole * 8])
+    with open_store(url) as store:
+        assert store.execute(Total(KEY)) in (last, last + 1)  # one may not have been told
+
+
+def test_power_loss_keeps_a_prefix_and_a_sound_file(store: Store, url: str, tmp_path: Path) -> None:
+    """The log is cut at, and inside, every frame, as a disk might leave it that was not flushed."""
+    for number in range(12):
+        store.execute(Put(f"ap:t:map:m:s{number}", b"x" * 3_000))
+    path = Path(driver_of(store).path)
+    log = Path(f"{path}-wal").read_bytes()
+    page = int.from_bytes(log[8:12], "big")
+    frame = page + 24
+    frames = (len(log) - 32) // frame
+    assert frames >= 12
+    seen = []
+    for cut in sorted(
+        {32 + n * frame for n in range(frames + 1)} | {32 + n * frame + 99 for n in range(frames)}
+    ):
+        copy = tmp_path / f"cut-{cut}.db"
+        shutil.copy(path, copy)
+        Path(f"{copy}-wal").write_bytes(log[:cut])
+        with sqlite3.connect(copy) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+        with open_store(f"sqlite:///{copy}") as after:
+            there = [
+                after.execute(Get(f"ap:t:map:m:s{number}")) is not None for number in range(12)
+            ]
+        assert there == sorted(there, reverse=True), "a later write survived an earlier one"
+        seen.append(sum(there))
+    assert seen == sorted(seen)
+    assert seen[-1] == 12
+
+
+def test_full_is_durable_and_normal_does_not_claim_to_be(url: str) -> None:
+    with open_store(url) as normal, open_store(url + "?synchronous=full") as full:
+        assert Capability.DURABLE_FENCING not in normal.driver.capabilities
+        assert Capability.DURABLE_FENCING in full.driver.capabilities
+
+
+# --- the log
+
+
+def test_the_log_stays_bounded_under_saturation(url: str) -> None:
+    def work() -> int:
+        largest = 0
+        with open_store(url) as store:
+            log = Path(f"{driver_of(store).path}-wal")
+            for number in range(120):
+                store.execute(Put(f"ap:t:map:m:s{os.getpid()}.{number % 7}", b"x" * 300_000))
+                largest = max(largest, log.stat().st_size)
+        return largest
+
+    assert max(in_processes([work] * 3)) < WAL_CAP + 24 * 1024 * 1024
+
+
+def test_expired_records_are_reaped_in_small_batches(store: Store) -> None:
+    for number in range(300):
+        store.execute(Put(f"ap:t:map:m:s{number}", b"x", ttl=10.0))
+    store.driver.clock_offset += 20
+    for _ in range(1_600):
+        store.execute(Add(KEY))
+    with sqlite3.connect(driver_of(store).path) as connection:
+        (left,) = connection.execute("SELECT count(*) FROM records").fetchone()
+    connection.close()
+    assert left == 1
+
+
+# --- groups
+
+
+def test_commands_of_one_tick_share_a_commit(store: Store) -> None:
+    async def work() -> None:
+        await store.aexecute(Add(KEY))
+        before = driver_of(store).commits
+        await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(200)))
+        assert driver_of(store).commits - before <= 20
+        await store.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_commit_that_fails_fails_all(store: Store) -> None:
+    store.execute(Add(KEY))
+    writer = driver_of(store)._writer
+    assert writer is not None
+    # A constraint that is looked at only at COMMIT, set off by one of the neighbours.
+    writer.executescript(
+        "PRAGMA foreign_keys = ON; CREATE TABLE parents (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE orphans (id REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TRIGGER poison AFTER INSERT ON records WHEN new.key = 'poison' "
+        "BEGIN INSERT INTO orphans VALUES (1); END"
+    )
+
+    async def work() -> list[object]:
+        await store.aexecute(Total(KEY))
+        commands = (Add(KEY), Put("poison", b""), Add(KEY))
+        replies = await asyncio.gather(*map(store.aexecute, commands), return_exceptions=True)
+        await store.aclose()
+        return list(replies)
+
+    assert [type(reply) for reply in asyncio.run(work())] == [StoreUnavailable] * 3
+    assert store.execute(Total(KEY)) == 1
+
+
+# --- a disk and files that fail
+
+
+def test_a_full_disk_says_so_and_writes_nothing(store: Store) -> None:
+    store.execute(Add(KEY))
+    writer = driver_of(store)._writer
+    assert writer is not None
+    writer.execute("PRAGMA max_page_count = 8")
+    with pytest.raises(StoreUnavailable, match=r"is full: free some space, nothing was written"):
+        for number in range(100):
+            store.execute(Put(f"ap:t:map:m:s{number}", b"x" * 4_000))
+    writer.execute("PRAGMA max_page_count = 100000")
+    assert store.execute(Add(KEY)).value == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_a_file_that_may_not_be_written(store: Store, url: str, tmp_path: Path) -> None:
+    store.execute(Add(KEY))
+    shared = Path("/tmp") / f"anypod-{tmp_path.name}-{os.getpid()}"  # all may enter it
+    shutil.copytree(tmp_path, shared)
+    shared.chmod(0o755)
+
+    def work() -> str:
+        os.setuid(65534)
+        with open_store(f"sqlite:///{shared}/store.db") as other:
+            try:
+                other.execute(Add(KEY))
+            except StoreUnavailable as failure:
+                return str(failure)
+        return "it wrote"
+
+    try:
+        assert "ermission denied" in Child(work).result()
+    finally:
+        shutil.rmtree(shared)
+
+
+def test_a_damaged_file(store: Store, url: str) -> None:
+    for number in range(50):
+        store.execute(Put(f"ap:t:map:m:s{number}", b"x" * 4_000))
+    store.close()
+    path = Path(driver_of(store).path)
+    sound = path.read_bytes()
+    path.write_bytes(sound[:4096] + b"\xaa" * (len(sound) - 4096))
+    with open_store(url) as other, pytest.raises(StoreUnavailable, match="is damaged: restore it"):
+        other.execute(Add(KEY))
+    path.write_bytes(b"this is not a database, it is a letter" * 100)
+    with (
+        open_store(url) as other,
+        pytest.raises(StoreUnavailable, match="is not a SQLite database"),
+    ):
+        other.execute(Add(KEY))
+
+
+def test_a_database_of_another_program(url: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with open_store(url) as store, pytest.raises(RecordError, match="of another program"):
+        store.execute(Add(KEY))
+
+
+def test_a_file_of_a_newer_anypod(store: Store, url: str) -> None:
+    store.execute(Add(KEY))
+    store.close()
+    with sqlite3.connect(driver_of(store).path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with open_store(url) as other, pytest.raises(RecordError, match=r"newer anypod \(schema 99"):
+        other.execute(Add(KEY))
+
+
+def test_a_record_of_a_newer_format(store: Store) -> None:
+    store.execute(Put(KEY, b"x"))
+    with sqlite3.connect(driver_of(store).path) as connection:
+        connection.execute("UPDATE records SET body = CAST(x'07' || body AS BLOB)")
+    connection.close()
+    with pytest.raises(RecordError, match=r"has format 07.*upgrade this process"):
+        store.execute(Get(KEY))
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("/missing/store.db", "the folder .*/missing does not exist; create it first"),
+        ("", "names a folder"),
+        ("/store.db?synchronous=ful", "must be one of normal, full"),
+        ("/store.db?synchronos=full", "did you mean synchronous"),
+        ("/store.db?timeout=nan", "must be seconds, above 0"),
+        ("/store.db?timeout=0", "must be seconds, above 0"),
+        ("/store.db?timeout=1&timeout=2", "stands twice"),
+    ],
+)
+def test_a_url_that_cannot_work(tmp_path: Path, end: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_store(f"sqlite:///{tmp_path}{end}")
+
+
+def test_a_network_file_system_is_told_from_the_mounts(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    place = tmp_path / "with space"
+    place.mkdir()
+    escaped = str(place).replace(" ", "\\040")
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {escaped} nfs4 rw 0 0\n")
+    assert file_system(place / "..", str(mounts)) == "ext4"
+    assert file_system(place, str(mounts)) == "nfs4"
+    assert file_system(place, str(tmp_path / "missing")) == ""
+
+
+def test_opening_touches_nothing(url: str, tmp_path: Path) -> None:
+    with open_store(url):
+        assert list(tmp_path.iterdir()) == []
