@@ -14,6 +14,7 @@ from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
 from anypod.errors import ConfigurationError, KeyReused, LimitReached
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
+from anypod.primitives.buffered import BufferedCounter
 
 if TYPE_CHECKING:
     from anypod.stores import Store
@@ -81,6 +82,10 @@ class Counter:
     async def avalue(self, key: Key = None) -> int:
         """`value`, awaiting."""
         return await arun(self._store, self._value(key))
+
+    def buffered(self, *, every: float = 1.0, size: int = 1_000) -> BufferedCounter:
+        """The same counters, counted in the process and sent now and then; see `BufferedCounter`."""
+        return BufferedCounter(self, every=every, size=size)
 
     def _address(self, key: Key) -> str:
         if not self._prefix:

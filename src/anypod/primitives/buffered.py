@@ -1,0 +1,165 @@
+"""Buffered counters: for page views and the like, where a few lost on a kill are no harm.
+
+Increments are added up in the process and sent when enough have come or some time has passed, at the end
+of the process and at SIGTERM. What `kill -9` or a lost node takes with it is what was not sent yet: at
+most `size` increments, and none older than `every` seconds plus one exchange.
+
+Invariants:
+    - nothing counts twice: each flush carries an operation id and is repeated under it until the store has
+      answered;
+    - an increment costs no exchange and takes no lock for longer than an addition;
+    - a forked child begins empty: what its parent has buffered, the parent sends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import uuid
+import weakref
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from anypod.errors import ConfigurationError, StoreError
+from anypod.keys import Key, encode
+
+if TYPE_CHECKING:
+    from anypod.primitives.counter import Counter
+
+LIVE: weakref.WeakSet[BufferedCounter] = weakref.WeakSet()
+
+
+class BufferedCounter:
+    """Counts in the process and sends now and then. Made by `Counter.buffered`.
+
+    Args:
+        counter: where to send to.
+        every: seconds after which what has come is sent.
+        size: increments after which it is sent at once, by whoever makes the last one.
+    """
+
+    def __init__(self, counter: Counter, *, every: float = 1.0, size: int = 1_000) -> None:
+        if not 0 < every < float("inf") or type(size) is not int or size < 1:
+            raise ConfigurationError(
+                f"buffered counter {counter.name!r}: every must be seconds above 0 and size an int from "
+                f"1 on, not {every!r} and {size!r}"
+            )
+        self._counter = counter
+        self._every = every
+        self._size = size
+        self._begin()
+        LIVE.add(self)
+        _flush_at_the_end()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._wake = threading.Event()
+        self._sums: dict[str, tuple[Key, int]] = {}  # by encoded key: 1 is not True
+        self._pending = 0
+        self._unsent: list[tuple[Key, int, str]] = []
+        self._unsent_count = 0
+        self._thread: threading.Thread | None = None
+
+    def increment(self, key: Key = None, *, by: int = 1) -> None:
+        """Count; the store hears of it later."""
+        name = encode(key)
+        with self._lock:
+            self._sums[name] = (key, self._sums.get(name, (key, 0))[1] + by)
+            self._pending += 1
+            full = self._pending >= self._size
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"anypod-buffered-{self._counter.name}", daemon=True
+                )
+                self._thread.start()
+        if full:
+            self._wake.set()
+
+    @property
+    def pending(self) -> int:
+        """How many increments the store has not heard of."""
+        with self._lock:
+            return self._pending + self._unsent_count
+
+    def flush(self) -> None:
+        """Send what has come.
+
+        Raises:
+            StoreError: the store did not answer; nothing is lost, the next flush sends it again.
+        """
+        with self._sending:
+            with self._lock:
+                for key, by in self._sums.values():
+                    self._unsent.append((key, by, uuid.uuid4().hex))
+                self._unsent_count += self._pending
+                self._sums, self._pending = {}, 0
+            while self._unsent:
+                key, by, once = self._unsent[0]
+                if by:
+                    self._counter.increment(key, by=by, once=once)
+                self._unsent.pop(0)
+            with self._lock:
+                self._unsent_count = 0
+
+    def close(self) -> None:
+        """Send what has come and stop; increments after this start again."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        """Send every so often; end when a whole period brought nothing."""
+        while True:
+            self._wake.wait(self._every)
+            self._wake.clear()
+            try:
+                self.flush()
+            except StoreError:
+                continue  # kept, and sent again under the same ids
+            with self._lock:
+                if not self._pending:
+                    self._thread = None
+                    return
+
+
+def _flush_all() -> None:
+    for counter in list(LIVE):
+        try:
+            counter.flush()
+        except StoreError:
+            continue  # the process ends: what it can lose is documented
+
+
+def _forget_all() -> None:
+    for counter in list(LIVE):
+        counter._begin()  # noqa: SLF001  # the same module
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+_installed = False
+
+
+def _flush_at_the_end() -> None:
+    """Flush at exit, and at a SIGTERM that nobody else handles (a server's own handler ends in exit)."""
+    global _installed  # noqa: PLW0603  # once per process
+    if _installed:
+        return
+    _installed = True
+    atexit.register(_flush_all)
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
+    _flush_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
