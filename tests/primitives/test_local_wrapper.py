@@ -221,6 +221,60 @@ class TestMethods:
             del slot
         assert reused, "the interpreter never reused an address; the test says nothing"
 
+    def test_what_an_instance_left_goes_with_it(self):
+        class Thing:
+            @cached(ttl=300)
+            def parts(self, number):
+                return [number]
+
+        one, two = Thing(), Thing()
+        for number in range(3):
+            one.parts(number), two.parts(number)
+        assert len(Thing.parts.cache) == 6
+        del one
+        gc.collect()
+        assert len(Thing.parts.cache) == 3
+        assert two.parts(1) is two.parts(1)
+        assert Thing.parts.cache.stats().loads == 6
+
+    def test_in_a_circle_of_garbage_that_still_uses_it(self):
+        class Thing:
+            def __init__(self):
+                self.me = self
+                self.number = next(numbers)
+
+            def __del__(self):
+                assert self.get() == self.number
+
+            @cached(ttl=300)
+            def get(self):
+                return self.number
+
+        numbers = iter(range(1000))
+        for _ in range(200):
+            thing = Thing()
+            assert thing.get() == thing.number
+            del thing
+            gc.collect(0)
+        gc.collect()
+        assert len(Thing.get.cache) == 0
+
+    def test_the_instances_do_not_keep_the_cache_alive(self):
+        def make():
+            class Thing:
+                @cached(ttl=300)
+                def get(self):
+                    return 1
+
+            return Thing()
+
+        thing = make()
+        assert thing.get() == 1
+        seen = weakref.ref(type(thing).get.cache)
+        del thing
+        gc.collect()
+        assert seen() is None
+
     def test_methods_without_other_parameters(self):
         class Thing:
             @cached(ttl=300)

@@ -31,7 +31,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from anypod.primitives.local_flight import Berth, Landed, ReentrantLoad, SingleFlight
 from anypod.primitives.local_key import typed_key
-from anypod.primitives.local_sieve import Entry, Sieve, nobody
+from anypod.primitives.local_sieve import Entry, Owner, Sieve
 from anypod.primitives.local_wrapper import Cached, wrap
 
 __all__ = ["LIVE", "Cached", "LocalCache", "ReentrantLoad", "Stats", "cached"]
@@ -72,7 +72,7 @@ class LocalCache:
     """
 
     __slots__ = (
-        "__weakref__", "_flights", "_loads", "_misses", "_offset", "_sieve",
+        "__weakref__", "_flights", "_loads", "_misses", "_offset", "_orphaned", "_sieve",
         "clock", "find", "jitter", "maxsize", "name", "ttl",
     )  # fmt: skip
 
@@ -104,6 +104,7 @@ class LocalCache:
             self._sieve.find
         )  # by typed key, fresh or not
         self._flights = SingleFlight(name)
+        self._orphaned = _orphaned(weakref.ref(self))
         self._offset = 0.0
         self._misses = 0
         self._loads = 0
@@ -232,9 +233,9 @@ class LocalCache:
         self,
         stored: Hashable,
         loader: Callable[[], T],
-        owner: Callable[[], object] = nobody,
+        owner: Owner | None = None,
     ) -> T:
-        """What a miss of the typed key `stored` does; `owner` refers to the instance it belongs to, weakly."""
+        """What a miss of the typed key `stored` does; `owner` is whose it is."""
         self._misses += 1
         return self._flights.run(stored, loader, self._berth(stored, owner))
 
@@ -242,7 +243,7 @@ class LocalCache:
         self,
         stored: Hashable,
         loader: Callable[[], Awaitable[T]],
-        owner: Callable[[], object] = nobody,
+        owner: Owner | None = None,
     ) -> T:
         """What a miss of the typed key `stored` does, awaiting."""
         self._misses += 1
@@ -255,6 +256,26 @@ class LocalCache:
             entry = self._sieve.find(stored)
             return entry is not None and self._sieve.remove(entry)
 
+    def owner(self, instance: object, stored: Hashable) -> Owner:
+        """Tie the entry of `stored` to an instance: it goes when the instance does.
+
+        Its key holds the instance's address, which another may have the moment the instance is gone;
+        the callback runs before that.
+
+        Raises:
+            TypeError: the instance's class allows no weak references.
+        """
+        owner = Owner(instance, self._orphaned)
+        owner.key = stored
+        return owner
+
+    def disown(self, owner: Owner) -> None:
+        """Forget the entry that belonged to an instance which is gone."""
+        with self._flights.lock:
+            entry = self._sieve.find(owner.key)
+            if entry is not None and entry.owner is owner:
+                self._sieve.remove(entry)
+
     def relink(self) -> None:
         """Be whole again in a forked child, where a change of another thread may have stopped halfway."""
         self._sieve.relink()
@@ -262,12 +283,12 @@ class LocalCache:
     def _lifetime(self) -> float:
         return self.ttl if not self.jitter else self.ttl * (1.0 - self.jitter * random.random())
 
-    def _berth(self, stored: Hashable, owner: Callable[[], object]) -> Berth:
+    def _berth(self, stored: Hashable, owner: Owner | None) -> Berth:
         started = self.clock() + self._offset
 
         def find() -> Landed | None:
             entry = self._sieve.find(stored)
-            if entry is None or self.clock() >= entry.deadline or entry.owner() is not owner():
+            if entry is None or self.clock() >= entry.deadline:
                 self._loads += 1
                 return None
             entry.hits += 1
@@ -281,6 +302,17 @@ class LocalCache:
             return self._sieve.insert(Entry(stored, value, deadline, owner), now)
 
         return Berth(find, keep)
+
+
+def _orphaned(cache: weakref.ref[LocalCache]) -> Callable[[Owner], None]:
+    """What happens when an instance that has entries is gone. Must not keep the cache alive."""
+
+    def forget(owner: Owner) -> None:
+        living = cache()
+        if living is not None:
+            living.disown(owner)
+
+    return forget
 
 
 def cached(

@@ -13,12 +13,17 @@ Invariants:
   changes it. They run only at calls, so no call stands between a check and the change that it allows.
 """
 
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
 
-def nobody() -> None:
-    """The owner of an entry that belongs to no instance."""
+class Owner(weakref.ref[Any]):
+    """The instance that an entry belongs to, weakly, and the entry's key: its end is the entry's."""
+
+    __slots__ = ("key",)
+
+    key: Hashable
 
 
 class Entry:
@@ -31,7 +36,7 @@ class Entry:
         key: Hashable,
         value: Any,
         deadline: float,
-        owner: Callable[[], object] = nobody,
+        owner: Owner | None = None,
     ) -> None:
         self.key = key
         self.value = value

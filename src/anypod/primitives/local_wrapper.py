@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from anypod.primitives.local import LocalCache
+    from anypod.primitives.local_sieve import Owner
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -93,7 +94,7 @@ _CALL: Final = """\
 {asynchronous}def call({parameters}):
     _anypod_key = {key}
     _anypod_entry = _anypod_find(_anypod_key)
-    if _anypod_entry is not None and _anypod_now() < _anypod_entry.deadline{same_owner}:
+    if _anypod_entry is not None and _anypod_now() < _anypod_entry.deadline:
         _anypod_entry.hits += 1
         return _anypod_entry.value
     return {await_}_anypod_load(_anypod_key, _anypod_partial(_anypod_call, {arguments}){owner})
@@ -126,12 +127,11 @@ def wrap(
         parameters=signature.parameters,
         key=signature.key,
         arguments=signature.arguments,
-        same_owner=f" and _anypod_entry.owner() is {signature.first}" if bound else "",
-        owner=f", _anypod_ref({signature.first})" if bound else "",
+        owner=f", _anypod_owner({signature.first}, _anypod_key)" if bound else "",
     ) + _INVALIDATE.format(
         parameters=signature.parameters,
         key=signature.key,
-        owner=f"_anypod_ref({signature.first})" if bound else "",
+        owner=f"_anypod_weakly({signature.first})" if bound else "",
     )
     names = {
         "_anypod_call": function,
@@ -143,11 +143,12 @@ def wrap(
         "_anypod_id": id,
         "_anypod_partial": functools.partial,
         "_anypod_plain": PLAIN,
-        "_anypod_ref": _weakly,
+        "_anypod_owner": _owning(cache),
         "_anypod_sorted": sorted,
         "_anypod_tuple": tuple,
         "_anypod_type": type,
         "_anypod_typed": typed_key,
+        "_anypod_weakly": _weakly,
         **signature.defaults,
     }
     _compile(source, cache.name, names)
@@ -244,15 +245,24 @@ def _is_method(function: Callable[..., Any], first: str) -> bool:
     return first in ("self", "cls") and bool(place) and not place.endswith("<locals>")
 
 
-def _weakly(instance: Any) -> weakref.ref[Any]:
+def _weakly(instance: object) -> None:
+    """Refuse what cannot be the instance of a method with a cache."""
     try:
-        return weakref.ref(instance)
+        weakref.ref(instance)
     except TypeError as error:
         raise TypeError(
             f"@cached on a method keeps its instance weakly, and {error}: give the class a "
             f"'__weakref__' slot or @cached a key=. To invalidate, name the instance first: "
             f"Class.method.invalidate(instance, …)"
         ) from error
+
+
+def _owning(cache: LocalCache) -> Callable[[object, Hashable], Owner]:
+    def owner(instance: object, stored: Hashable) -> Owner:
+        _weakly(instance)
+        return cache.owner(instance, stored)
+
+    return owner
 
 
 def _refuse(function: Callable[..., Any]) -> None:
