@@ -594,3 +594,39 @@ def test_deep_and_huge_bodies_are_compared() -> None:
     assert differences(bodies(many), bodies(many)) == []
     other = [dict(item, name="x") for item in many]
     assert len(differences(bodies(many), bodies(other))) == 49
+
+
+def test_malformed_markup_is_read_in_linear_time() -> None:
+    def page(text: str) -> Service:
+        return lambda run: run.answer("GET /", text, kind="text/html")
+
+    for piece in (
+        "<a",
+        "<a ",
+        '<a "',
+        "<a '",
+        "<!--",
+        "<!",
+        "<script>",
+        "&#",
+        "</",
+        '<a b="c"d=\'',
+    ):
+        text = piece * 5_000
+        assert differences(page(text + "x"), page(text + "x")) == []
+        assert len(differences(page("<p>1</p>" + text), page("<p>2</p>" + text))) >= 1
+
+
+def test_scripts_and_styles_are_text() -> None:
+    def page(value: str) -> Service:
+        return lambda run: run.answer(
+            "GET /", f"<script>if (a<b) x('{value}')</script><p>&eacute;", kind="text/html"
+        )
+
+    assert differences(page("a"), page("a")) == []
+    ((where, expected, got),) = differences(page("old"), page("new"))
+    assert (where, expected, got) == (
+        "body text of <script>",
+        "if (a<b) x('old')",
+        "if (a<b) x('new')",
+    )

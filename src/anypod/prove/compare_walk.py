@@ -11,7 +11,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
+from functools import lru_cache
+from html import unescape
 from typing import Any, NamedTuple, Protocol
 
 from anypod.prove.model import Response
@@ -205,7 +206,7 @@ def walk_body(expected: Response, got: Response, visitor: Visitor) -> None:
         visitor.differs("body", "type", _summary(expected, said), _summary(got, says))
     elif _is_text(expected) and _is_text(got):
         if _is_markup(expected) and _is_markup(got):
-            _walk_pieces(_markup(body_text(expected)), _markup(body_text(got)), visitor)
+            _walk_pieces(_cached_markup(body_text(expected)), _markup(body_text(got)), visitor)
         else:
             _walk_pieces(_lines(body_text(expected)), _lines(body_text(got)), visitor)
     elif expected.body != got.body:
@@ -299,47 +300,75 @@ def _lines(text: str) -> list[_Piece]:
     ]
 
 
-class _Markup(HTMLParser):
-    """HTML or XML as a sequence of tags and normalised texts; comments are not compared."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[_Piece] = []
-        self._seen: Counter[str] = Counter()
-        self._under = "text"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        name = next((f' {key}="{given[key]}"' for key in ("name", "id") if _stable(given, key)), "")
-        label = self._place(f"<{tag}{name}>")
-        form = " ".join((f"<{tag}", *(key for key, _ in attrs)))
-        values = tuple((f" {key}", value or "") for key, value in attrs)
-        self.pieces.append(_Piece(label, form, values))
-        self._under = f"text of <{tag}{name}>"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._under = f"text after </{tag}>"
-
-    def handle_data(self, data: str) -> None:
-        text = " ".join(data.split())
-        if text:
-            self.pieces.append(_Piece(self._place(self._under), "", (("", text),)))
-
-    def _place(self, label: str) -> str:
-        self._seen[label] += 1
-        return label if self._seen[label] == 1 else f"{label} ({self._seen[label]})"
+_MARKUP = re.compile(
+    r"""
+    <!--.*?(?:-->|\Z) | <[!?][^<>]*> | </(?P<end>[a-zA-Z][^\s/<>]*)[^<>]*>
+  | <(?P<tag>[a-zA-Z][^\s/<>]*)(?P<attributes>(?:"[^"]*"|'[^']*'|[^<>"'])*)>
+  | (?P<text>[^<]+|<)
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+_ATTRIBUTE = re.compile(r"""([^\s=/"'][^\s=/]*)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"']+))?""")
+_RAW_END = re.compile(r"</(?:script|style)", re.IGNORECASE)
 
 
-def _stable(attributes: Mapping[str, str | None], key: str) -> bool:
-    """Whether an attribute may name a place: it is there and looks written, not generated."""
-    return re.fullmatch(r"[A-Za-z_.-]{1,40}", attributes.get(key) or "") is not None
+@lru_cache(maxsize=128)
+def _cached_markup(text: str) -> list[_Piece]:
+    """The pieces of an expected page, which every run is compared with again."""
+    return _markup(text)
 
 
 def _markup(text: str) -> list[_Piece]:
-    parser = _Markup()
-    try:
-        parser.feed(text)
-        parser.close()
-    except AssertionError:  # how the standard parser refuses a malformed `<![…`
-        return _lines(text)
-    return parser.pieces
+    """HTML or XML as a sequence of tags and normalised texts.
+
+    Any text has one; comments and declarations are not compared. `html.parser` would be right in
+    more corners and is several times slower.
+    """
+    pieces: list[_Piece] = []
+    seen: Counter[str] = Counter()
+
+    def place(label: str) -> str:
+        seen[label] += 1
+        return label if seen[label] == 1 else f"{label} ({seen[label]})"
+
+    def add_text(raw: str) -> None:
+        words = " ".join(unescape(raw).split())
+        if words:
+            pieces.append(_Piece(place(under), "", (("", words),)))
+
+    under = "text"
+    at = 0
+    pending: list[str] = []
+    while (match := _MARKUP.match(text, at)) is not None:
+        at = match.end()
+        if match["text"] is not None:
+            pending.append(match["text"])
+            continue
+        if match["tag"] is None and match["end"] is None:
+            continue
+        add_text("".join(pending))
+        pending.clear()
+        if match["end"] is not None:
+            under = f"text after </{match['end'].lower()}>"
+            continue
+        tag = match["tag"].lower()
+        given = {
+            name.lower(): unescape(value.strip("\"'"))
+            for name, value in _ATTRIBUTE.findall(match["attributes"])
+        }
+        name = next((f' {key}="{given[key]}"' for key in ("name", "id") if _stable(given, key)), "")
+        values = tuple((f" {key}", value) for key, value in given.items())
+        pieces.append(_Piece(place(f"<{tag}{name}>"), " ".join((f"<{tag}", *given)), values))
+        under = f"text of <{tag}{name}>"
+        if tag in ("script", "style"):
+            end = _RAW_END.search(text, at)
+            raw_end = len(text) if end is None else end.start()
+            pending.append(text[at:raw_end])
+            at = raw_end
+    add_text("".join(pending))
+    return pieces
+
+
+def _stable(attributes: Mapping[str, str], key: str) -> bool:
+    """Whether an attribute may name a place: it is there and looks written, not generated."""
+    return re.fullmatch(r"[A-Za-z_.-]{1,40}", attributes.get(key, "")) is not None

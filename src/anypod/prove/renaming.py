@@ -23,6 +23,7 @@ import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -50,6 +51,7 @@ _YEARS = 10 * 365 * 86400.0
 _DAYS = 2 * 86400.0
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
+REMEMBERED = 256  # characters of a text whose reading is kept for the next comparison
 NEAR = 120.0  # seconds around a run within which an equal date may be its clock
 SPREAD = 600.0  # seconds by which a date may lie differently from its run
 FINE = 0.01  # seconds; a moment at least this fine identifies what happened then
@@ -66,8 +68,17 @@ class Atom(NamedTuple):
     resolution: float = 0.0  # seconds
 
 
+@lru_cache(maxsize=8192, typed=True)
+def _remembered(text: str) -> list[Atom]:
+    return _cut(text)
+
+
 def atoms(text: str) -> list[Atom]:
     """Text as atoms; joining their texts gives the text back. A number is one atom."""
+    return _remembered(text) if len(text) <= REMEMBERED else _cut(text)
+
+
+def _cut(text: str) -> list[Atom]:
     if isinstance(text, Numeral):
         epoch = _EPOCH.fullmatch(text) is not None
         return [_moment(str(text), "epoch") if epoch else Atom(str(text))]
@@ -192,8 +203,13 @@ def claims(text: str) -> Any:
     signed values, and bare base64 JSON (pagination cursors). Signature and signing time are dropped:
     they follow from the claims, a secret and a clock.
     """
-    if not 12 <= len(text) <= 65536:
+    if not 12 <= len(text) <= 65536 or " " in text:
         return None
+    return _claims(text)
+
+
+@lru_cache(maxsize=1024)
+def _claims(text: str) -> Any:
     bare = unquote(text).strip('"')
     for separator in (".", ":"):
         parts = bare.split(separator)

@@ -16,7 +16,7 @@ from typing import Any
 from anypod.errors import MissingExtra
 from anypod.prove.model import Response
 
-PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+PLACEHOLDER = re.compile(r"\{\{((?:(?!\{\{).){0,1000}?)\}\}", re.DOTALL)
 NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 
 _REFERENCE = re.compile(
