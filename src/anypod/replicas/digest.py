@@ -24,9 +24,9 @@ import types
 import uuid
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "own_items", "render"]
+__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "own_items", "per_type", "render"]
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -39,6 +39,8 @@ _OPAQUE = (
     logging.Logger, logging.Handler, re.Pattern, BaseException, types.CodeType, types.FrameType,
 )  # fmt: skip
 
+T = TypeVar("T")
+
 _WHOLE = 10_000  # entries of one container; of a longer one, both ends and the length
 _NODES = 20_000  # values looked at below one root
 _DEPTH = 60
@@ -49,6 +51,22 @@ _DEPTH_SHOWN = 3
 _BRACKETS: dict[type[Any], str] = {
     list: "[]", tuple: "()", set: "{}", frozenset: "{}", collections.deque: "[]"
 }  # fmt: skip
+
+
+def per_type(question: Callable[[type], T]) -> Callable[[type], T]:
+    """Ask a question once per class; by identity, because a metaclass may define its own hash."""
+    answers: dict[int, tuple[type, T]] = {}
+
+    def ask(kind: type) -> T:
+        known = answers.get(id(kind))
+        if known is None:
+            known = answers[id(kind)] = (
+                kind,
+                question(kind),
+            )  # kept alive, so the id stays its own
+        return known[1]
+
+    return ask
 
 
 class Digests:
@@ -160,23 +178,37 @@ def _bounded(items: Any, length: int, backwards: Any) -> list[Any]:
 def own_items(value: Any) -> list[tuple[str, Any]]:
     """The attributes that an object itself holds, in its `__dict__` and in slots."""
     found = list((attributes_of(value) or {}).items())
-    for base in type(value).__mro__:
-        for name, slot in list(vars(base).items()):
-            if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__"):
-                try:
-                    found.append((name, slot.__get__(value)))
-                except AttributeError:
-                    continue  # an empty slot
+    for name, slot in _slots(type(value)):
+        try:
+            found.append((name, slot.__get__(value)))
+        except AttributeError:
+            continue  # an empty slot
     return found
+
+
+@per_type
+def _slots(kind: type) -> tuple[tuple[str, types.MemberDescriptorType], ...]:
+    return tuple(
+        (name, slot)
+        for base in kind.__mro__
+        for name, slot in list(vars(base).items())
+        if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__")
+    )
 
 
 def attributes_of(value: Any) -> dict[str, Any] | None:
     """An object's own attributes, from its type's descriptor: a proxy does not get to answer."""
-    for base in type(value).__mro__:
+    descriptor = _dict_of(type(value))
+    found = None if descriptor is None else descriptor.__get__(value)
+    return found if type(found) is dict else None
+
+
+@per_type
+def _dict_of(kind: type) -> types.GetSetDescriptorType | types.MemberDescriptorType | None:
+    for base in kind.__mro__:
         descriptor = base.__dict__.get("__dict__")
-        if isinstance(descriptor, types.GetSetDescriptorType):
-            found = descriptor.__get__(value)
-            return found if type(found) is dict else None
+        if isinstance(descriptor, (types.GetSetDescriptorType, types.MemberDescriptorType)):
+            return descriptor
     return None
 
 

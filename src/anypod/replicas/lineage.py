@@ -1,7 +1,7 @@
 """The process in which a slot's replicas begin: it imports the service once, then forks.
 
-Run as `python -P -m anypod.replicas.lineage DESCRIPTOR`, in a session of its own, with the service's
-environment, in the slot's copy of the project tree. The descriptor is a channel to the tool:
+Run as `python -P -m anypod.replicas.lineage DESCRIPTOR SLOT`, in a session of its own, with the
+service's environment, in the slot's copy of the project tree. The descriptor is a channel to the tool:
 
     tool    → config
     lineage → imported (forks or not, and why) | failed
@@ -20,6 +20,7 @@ the slot's directory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import fcntl
@@ -42,30 +43,46 @@ from anypod.replicas.disk import remove_tree
 from anypod.replicas.errors import BadTarget
 from anypod.replicas.guard import Guard, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
-from anypod.replicas.processes import kill_group
 from anypod.replicas.target import Target, kind_of, own_traceback
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+class Presence:
+    """That a slot's process is there: a lock that all of a world share, by which the last is known.
+
+    Replicas inherit it, and are killed before anybody asks.
+    """
+
+    def __init__(self, slot: Path) -> None:
+        self.slot = slot
+        self._lock = os.open(slot.parent / "presence", os.O_RDONLY | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def remove(self) -> None:
+        """Remove the slot's directory, and the world's if no other process is in it any more."""
+        remove_tree(self.slot)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # the last one that leaves removes it
+        remove_tree(self.slot.parent)
+
+
 class Lineage:
     """One slot's import and the replicas that descend from it, at most one at a time."""
 
-    def __init__(self, channel: Channel, config: dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, presence: Presence, config: dict[str, Any]) -> None:
         self.channel = channel
-        self.base = Path(config["base"])
-        self.slot = Path(config["slot"])
-        self.disk = Path(config["disk"])
+        self.presence = presence
+        self.disk = presence.slot / "disk"
         self.root = Path(config["root"])
         self.target = Target.parse(config["target"])
         self.hostname: str = config["hostname"]
         self.guard = Guard(
-            inside=[self.base], allow_hosts=config["allow_hosts"], hostname=self.hostname
+            inside=[presence.slot.parent], allow_hosts=config["allow_hosts"], hostname=self.hostname
         )
-        # A lock that all lineages of the world share; replicas inherit it, and are killed first.
-        self.presence = os.open(self.base / "presence", os.O_RDONLY | os.O_CREAT, 0o600)
-        fcntl.flock(self.presence, fcntl.LOCK_SH)
         self.child: int | None = None
         self.application: Any = None
         self.kind = ""
@@ -93,6 +110,7 @@ class Lineage:
             self.application, self.target, disk=self.disk, root=self.root
         )
         reason = _why_not_forked({*before, self.channel.fileno(), self.guard.descriptor or -1})
+        gc.freeze()  # collections in a replica leave the pages alone that it shares with this process
         self.channel.send({"event": "imported", "kind": self.kind, "reason": reason})
         if reason:
             self.serve_once()
@@ -154,7 +172,7 @@ class Lineage:
 
     def _child_lives(self) -> bool:
         if self.child is not None and os.waitpid(self.child, os.WNOHANG)[0] == self.child:
-            kill_group(self.child)
+            _kill_all(self.child)
             self.child = None
         return self.child is not None
 
@@ -175,7 +193,7 @@ class Lineage:
             if self.child is None:
                 _reap_orphans()
                 return
-        kill_group(self.child)
+        _kill_all(self.child)
         os.waitpid(self.child, 0)
         self.child = None
         _reap_orphans()
@@ -183,18 +201,9 @@ class Lineage:
     def vanish(self) -> NoReturn:
         """The tool is gone: leave nothing behind."""
         self.kill_child(signal.SIGKILL, 0)
-        self.remove_slot()
+        self.presence.remove()
         os.killpg(0, signal.SIGKILL)
         os._exit(1)
-
-    def remove_slot(self) -> None:
-        """Remove the slot's directory, and the world's if no other lineage is in it any more."""
-        remove_tree(self.slot)
-        try:
-            fcntl.flock(self.presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return  # the last one that leaves removes it
-        remove_tree(self.base)
 
     def become(self, probe: Channel, message: dict[str, Any], *, alone: bool) -> None:
         """Turn this process into a replica; returns when it was told to stop."""
@@ -214,7 +223,7 @@ class Lineage:
             probe.send({"event": "ready", "port": listening.getsockname()[1]})
             threading.Thread(
                 target=answer,
-                args=(probe, fingerprints, self.remove_slot if alone else None),
+                args=(probe, fingerprints, self.presence.remove if alone else None),
                 name="anypod-probe",
                 daemon=True,
             ).start()
@@ -391,6 +400,12 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
+def _kill_all(leader: int) -> None:
+    """SIGKILL a replica's group; what left the group becomes an orphan, and is reaped."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it was faster
+        os.killpg(leader, signal.SIGKILL)
+
+
 def _reap_orphans() -> None:
     """End daemons that left the replica's group: they have become children of this process."""
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -405,11 +420,13 @@ def main() -> None:
     faulthandler.enable()
     channel = Channel(socket(fileno=int(sys.argv[1])))
     _adopt_orphans()
+    presence = Presence(Path(sys.argv[2]))
     try:
         config = channel.receive()
     except EOFError:
+        presence.remove()
         return
-    Lineage(channel, config).import_service(Path(config["records"]))
+    Lineage(channel, presence, config).import_service(Path(config["records"]))
 
 
 if __name__ == "__main__":

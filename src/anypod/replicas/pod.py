@@ -217,7 +217,10 @@ class Pod:
             self._control = control
             with theirs, (self._logs / f"import-{site.slot}.log").open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603  # our own module, by argument list
-                    [sys.executable, "-P", "-m", "anypod.replicas.lineage", str(theirs.fileno())],
+                    [
+                        *(sys.executable, "-P", "-m", "anypod.replicas.lineage"),
+                        *(str(theirs.fileno()), str(site.path)),
+                    ],
                     cwd=site.path / "disk",
                     env={**site.env, "ANYPOD_NAMESPACE": namespace},
                     stdin=subprocess.DEVNULL,
@@ -229,9 +232,6 @@ class Pod:
             self._used = False
             control.send(
                 {
-                    "base": str(site.base),
-                    "slot": str(site.path),
-                    "disk": str(site.path / "disk"),
                     "root": str(site.root),
                     "target": site.target,
                     "hostname": hostname_of(site.slot),

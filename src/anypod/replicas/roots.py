@@ -12,14 +12,13 @@ import ast
 import collections
 import enum
 import functools
+import re
 import sys
 import types
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from anypod.replicas.digest import attributes_of, has_type, own_items
+from anypod.replicas.digest import attributes_of, has_type, own_items, per_type
 from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots"]
@@ -33,14 +32,19 @@ _STATE = (
     bool, int, float, str, bytes, type(None), dict, list, set, bytearray, collections.deque,
     types.FunctionType, _CACHED,
 )  # fmt: skip
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_CONTAINERS = frozenset({
+    dict, list, set, tuple, frozenset, collections.deque, collections.OrderedDict,
+    collections.defaultdict, collections.Counter,
+})  # fmt: skip
+_NO_STATE = frozenset({types.ModuleType, types.BuiltinFunctionType, re.Pattern})
 _WHOLE = (dict, list, tuple, set, frozenset, collections.deque, str, int, bytes, float)
 # Filled in by the class's own machinery when it is first used: ABCs, SQLAlchemy, WTForms.
 _OF_A_METACLASS = ("__", "_abc_", "_sa_", "_wtforms_", "_unbound_fields")
 _DEPTH = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """One place that holds a value now."""
 
     kind: str
@@ -100,7 +104,7 @@ class Roots:
                     self._imported[module.__name__] = _imported_names(module)
         return self._modules
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> list[Place]:
         """Every place, each once: an object that several modules import is its definer's."""
         walk = _Walk(self)
         modules = self.modules()
@@ -111,9 +115,10 @@ class Roots:
                     if (name in names) is not imported or name.startswith("__"):
                         continue
                     if not imported or self._may_be_state(value):
-                        yield from walk.bound(value, name, module.__name__, "global")
+                        walk.bound(value, name, module.__name__, "global")
         name = "app" if self._target.call else self._target.path
-        yield from walk.application(self._application, name, self._target.module)
+        walk.application(self._application, name, self._target.module)
+        return walk.found
 
     def _may_be_state(self, value: Any) -> bool:
         """Whether an imported name can be more than somebody else's tool."""
@@ -135,6 +140,11 @@ class _Walk:
         self._roots = roots
         self._seen: set[int] = set()
         self._applications: set[int] = set()
+        self.found: list[Place] = []
+        self._keep = self.found.append
+
+    def _add(self, kind: str, name: str, module: str, value: Any) -> None:
+        self._keep(Place(kind, name, module, value))
 
     def _first(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -142,42 +152,43 @@ class _Walk:
         self._seen.add(id(value))
         return True
 
-    def bound(
-        self, value: Any, name: str, module: str, kind: str, depth: int = 0
-    ) -> Iterator[Place]:
+    def bound(self, value: Any, name: str, module: str, kind: str, depth: int = 0) -> None:
         """The places that a name leads to."""
-        if has_type(value, (types.ModuleType, types.BuiltinFunctionType)):
+        exact = type(value)
+        if exact in _PLAIN:
+            self._add(kind, name, module, value)
+        elif (
+            exact in _NO_STATE
+            or (exact is types.FunctionType and _is_bare(value))
+            or not self._first(value)
+        ):
             return
-        if value is None or has_type(value, (bool, int, float, str, bytes)):
-            yield Place(kind, name, module, value)
-        elif not self._first(value):
-            return
+        elif exact in _CONTAINERS:
+            self._add(kind, name, module, value)
         elif has_type(value, _CACHED):
             info = value.cache_info()
-            yield Place("cache", name, module, f"{info.currsize} entries, {info.misses} misses")
-            yield from self.bound(value.__wrapped__, name, module, kind, depth)
+            self._add("cache", name, module, f"{info.currsize} entries, {info.misses} misses")
+            self.bound(value.__wrapped__, name, module, kind, depth)
         elif has_type(value, type):
             if self._roots.is_own_class(value):
-                yield from self._class(value)
+                self._class(value)
         elif has_type(value, (staticmethod, classmethod)):
-            yield from self.bound(value.__func__, name, module, kind, depth)
+            self.bound(value.__func__, name, module, kind, depth)
         elif has_type(value, (types.FunctionType, types.MethodType)):
-            yield from self._function(getattr(value, "__func__", value), module)
+            self._function(getattr(value, "__func__", value), module)
         elif has_type(value, functools.partial):
-            yield from self.bound(value.func, name, module, kind, depth)
-            yield Place(kind, name, module, (value.args, value.keywords))
-        elif _framework_base(value) is not None:
-            yield from self.application(value, name, module)
+            self.bound(value.func, name, module, kind, depth)
+            self._add(kind, name, module, (value.args, value.keywords))
+        elif _framework_base(exact) is not None:
+            self.application(value, name, module)
         elif self._roots.is_own_class(type(value)) and not has_type(value, _WHOLE):
-            yield from self._instance(value, name, module, kind, depth)
+            self._instance(value, name, module, kind, depth)
         else:
-            yield Place(kind, name, module, value)
+            self._add(kind, name, module, value)
             if callable(value):
-                yield from self._wrapped(value, name, module, kind, depth)
+                self._wrapped(value, name, module, kind, depth)
 
-    def _wrapped(
-        self, value: Any, name: str, module: str, kind: str, depth: int
-    ) -> Iterator[Place]:
+    def _wrapped(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
         """A library's object around a function: what it keeps, and the function."""
         attributes = attributes_of(value) or {}
         inner = attributes.get("__wrapped__")
@@ -185,19 +196,17 @@ class _Walk:
             return
         for attribute, item in list(attributes.items()):
             if not attribute.startswith("__"):
-                yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
-        yield from self.bound(inner, name, module, kind, depth + 1)
+                self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+        self.bound(inner, name, module, kind, depth + 1)
 
-    def _instance(
-        self, value: Any, name: str, module: str, kind: str, depth: int
-    ) -> Iterator[Place]:
+    def _instance(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
         if depth >= _DEPTH:
-            yield Place(kind, name, module, value)
+            self._add(kind, name, module, value)
             return
         for attribute, item in own_items(value):
-            yield from self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+            self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
 
-    def _class(self, value: type) -> Iterator[Place]:
+    def _class(self, value: type) -> None:
         if has_type(value, enum.EnumMeta):
             return  # its members are constants, and its tables grow as combinations are asked for
         for attribute, item in list(vars(value).items()):
@@ -215,29 +224,27 @@ class _Walk:
                 continue  # a descriptor of a library: columns, fields
             else:
                 name = f"{value.__qualname__}.{attribute}"
-                yield from self.bound(item, name, value.__module__, "class attribute")
+                self.bound(item, name, value.__module__, "class attribute")
                 continue
             for function in functions:
                 if has_type(function, types.FunctionType):
-                    yield from self.bound(function, attribute, value.__module__, "class attribute")
+                    self.bound(function, attribute, value.__module__, "class attribute")
 
-    def _function(self, function: Any, bound_in: str) -> Iterator[Place]:
+    def _function(self, function: Any, bound_in: str) -> None:
         if not has_type(function, types.FunctionType):
-            yield from self.bound(
-                function, getattr(function, "__name__", ""), bound_in, "global", _DEPTH
-            )
+            self.bound(function, getattr(function, "__name__", ""), bound_in, "global", _DEPTH)
             return
         self._seen.add(id(function))
         home = str(function.__globals__.get("__name__", ""))
         if not (home + ".").startswith("anypod.") or self._roots.is_own(home):
             owner = function.__module__ if self._roots.is_own(str(function.__module__)) else home
             if self._roots.is_own(owner):
-                yield from self._inside(function, owner)
+                self._inside(function, owner)
         inner = getattr(function, "__wrapped__", None)
         if inner is not None:
-            yield from self.bound(inner, function.__name__, bound_in, "global")
+            self.bound(inner, function.__name__, bound_in, "global")
 
-    def _inside(self, function: types.FunctionType, owner: str) -> Iterator[Place]:
+    def _inside(self, function: types.FunctionType, owner: str) -> None:
         outer = function.__qualname__.rpartition(".<locals>.")[0] or function.__qualname__
         prefix = outer.replace(".<locals>", "")
         for name, cell in zip(
@@ -248,7 +255,7 @@ class _Walk:
             except ValueError:
                 continue  # not assigned yet
             if name != "__class__":
-                yield from self.bound(value, f"{prefix}.{name}", owner, "closure")
+                self.bound(value, f"{prefix}.{name}", owner, "closure")
         own = function.__qualname__.replace(".<locals>", "")
         count = len(function.__defaults__ or ())
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
@@ -260,16 +267,16 @@ class _Walk:
             if has_type(value, (dict, list, set, bytearray)) or self._roots.is_own_class(
                 type(value)
             ):
-                yield from self.bound(value, f"{own}({name})", owner, "default")
+                self.bound(value, f"{own}({name})", owner, "default")
         for name, value in list(vars(function).items()):
             if not name.startswith("__"):
-                yield from self.bound(value, f"{own}.{name}", owner, "default")
+                self.bound(value, f"{own}.{name}", owner, "default")
 
-    def application(self, value: Any, name: str, module: str) -> Iterator[Place]:
+    def application(self, value: Any, name: str, module: str) -> None:
         """What the service hung on a framework's application, and what the framework will call."""
-        base = _framework_base(value)
+        base = _framework_base(type(value))
         if base is None:
-            yield from self.bound(value, name, module, "global")
+            self.bound(value, name, module, "global")
             return
         if id(value) in self._applications:
             return
@@ -278,47 +285,47 @@ class _Walk:
         given = self._roots.framework_attributes(base)
         for attribute, item in list(attributes.items()):
             if attribute not in given and attribute != "wsgi_app":
-                yield from self.bound(item, f"{name}.{attribute}", module, "global")
+                self.bound(item, f"{name}.{attribute}", module, "global")
         for held in ("config", "extensions"):
             for key, item in list((attributes.get(held) or {}).items()):
-                yield from self.bound(item, f"{name}.{held}[{key!r}]", module, "global")
+                self.bound(item, f"{name}.{held}[{key!r}]", module, "global")
         if (state := attributes.get("state")) is not None:
             for key, item in list((attributes_of(state) or {}).get("_state", {}).items()):
-                yield from self.bound(item, f"{name}.state.{key}", module, "global")
+                self.bound(item, f"{name}.state.{key}", module, "global")
         for attribute in _FRAMEWORK_FUNCTIONS:
-            yield from self._functions(attributes.get(attribute), module)
-        yield from self._routes(getattr(attributes.get("router"), "routes", ()), module)
+            self._functions(attributes.get(attribute), module)
+        self._routes(getattr(attributes.get("router"), "routes", ()), module)
         for link in ("wsgi_app", "middleware_stack"):
-            yield from self._middleware(attributes.get(link))
+            self._middleware(attributes.get(link))
 
-    def _functions(self, held: Any, module: str) -> Iterator[Place]:
+    def _functions(self, held: Any, module: str) -> None:
         if has_type(held, dict):
             for item in list(held.values()):
-                yield from self._functions(item, module)
+                self._functions(item, module)
         elif has_type(held, list):
             for item in list(held):
-                yield from self._functions(item, module)
+                self._functions(item, module)
         elif has_type(held, (types.FunctionType, types.MethodType)):
-            yield from self.bound(held, held.__name__, module, "global")
+            self.bound(held, held.__name__, module, "global")
 
-    def _routes(self, routes: Any, module: str) -> Iterator[Place]:
+    def _routes(self, routes: Any, module: str) -> None:
         for route in list(routes or ()):
             endpoint = attributes_of(route) or {}
             for attribute in ("endpoint", "app"):
                 if has_type(endpoint.get(attribute), (types.FunctionType, _CACHED)):
-                    yield from self.bound(endpoint[attribute], attribute, module, "global")
+                    self.bound(endpoint[attribute], attribute, module, "global")
             for dependency in getattr(endpoint.get("dependant"), "dependencies", ()):
-                yield from self._functions(getattr(dependency, "call", None), module)
+                self._functions(getattr(dependency, "call", None), module)
             nested = getattr(endpoint.get("app"), "routes", ())
-            yield from self._routes(nested, module)
+            self._routes(nested, module)
 
-    def _middleware(self, link: Any) -> Iterator[Place]:
+    def _middleware(self, link: Any) -> None:
         while link is not None and not has_type(link, types.MethodType):
             kind = type(link)
             if self._roots.is_own_class(kind) and self._first(link):
                 for attribute, item in list((attributes_of(link) or {}).items()):
                     if attribute not in {"app", "wsgi_app", "application"}:
-                        yield from self.bound(
+                        self.bound(
                             item, f"{kind.__qualname__}.{attribute}", kind.__module__, "global"
                         )
             attributes = attributes_of(link) or {}
@@ -327,10 +334,21 @@ class _Walk:
             )
 
 
-def _framework_base(value: Any) -> type | None:
+def _is_bare(function: types.FunctionType) -> bool:
+    """Whether a function holds nothing between two calls; most do not, and are passed by."""
+    return (
+        function.__closure__ is None
+        and not function.__dict__
+        and not function.__defaults__
+        and not function.__kwdefaults__
+    )
+
+
+@per_type
+def _framework_base(kind: type) -> type | None:
     """The framework's own class of an application object: Flask, Quart, Starlette, FastAPI."""
-    for base in type(value).__mro__:
-        if base.__module__ in _APPLICATIONS and base.__name__ in _APPLICATIONS[base.__module__]:
+    for base in kind.__mro__:
+        if base.__name__ in _APPLICATIONS.get(base.__module__, ()):
             return base
     return None
 

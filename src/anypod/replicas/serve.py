@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["StartupFailed", "listen", "prepare", "serve"]
 
 _BACKLOG = 128
-_THREADS = 8
+_THREADS = 4  # waitress's own default
 
 Ready = Callable[[], None]
 
@@ -31,6 +31,8 @@ def prepare(kind: str) -> None:
         import uvicorn.lifespan.on
         import uvicorn.protocols.http.auto  # noqa: F401  # loaded for its effect
     else:
+        import encodings.idna  # noqa: F401  # waitress resolves a name when it starts
+
         import waitress.server  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  # loaded
 
 
