@@ -253,6 +253,13 @@ class _Reader:
             raise self._error(line, str(bad)) from None
         return filled
 
+    def _fill_line(self, text: str, index: int, line: int) -> str:
+        """The same for a target or a header, where braces are nothing else."""
+        filled = self._fill(text, index, line)
+        if "{{" in PLACEHOLDER.sub("", text):
+            raise self._error(line, f"expected '}}}}' after '{{{{', got {text[:_SHOWN]!r}")
+        return filled
+
     def _check_reference(self, reference: Reference, line: int) -> None:
         named_at = self._names.get(reference.name)
         if named_at is None:
@@ -264,7 +271,7 @@ class _Reader:
 
     def _step(self, index: int, block: _Block) -> Step:
         target = self._target(block, index)
-        headers = tuple((n, self._fill(v, index, at)) for n, v, at in block.headers)
+        headers = tuple((n, self._fill_line(v, index, at)) for n, v, at in block.headers)
         body, payload = self._content(block, index, headers)
         if block.name is not None:
             self._seen.add(block.name)
@@ -285,8 +292,8 @@ class _Reader:
     def _target(self, block: _Block, index: int) -> str:
         raw = _VARIABLE_HOST.sub("", block.target) if _VARIABLE_HOST.match(block.target) else None
         if raw is not None:
-            return self._fill(_rooted(raw), index, block.line)
-        filled = self._fill(block.target, index, block.line)
+            return self._fill_line(_rooted(raw), index, block.line)
+        filled = self._fill_line(block.target, index, block.line)
         return self._path_of(filled, block)
 
     def _path_of(self, filled: str, block: _Block) -> str:
