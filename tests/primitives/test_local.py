@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 from tests.primitives.local_probe import Clock
 
-from anypod import LocalCache
+from anypod import ConfigurationError, LocalCache
 from anypod.primitives.local import LIVE, ReentrantLoad
 from anypod.primitives.local_key import typed_key
 
@@ -187,17 +187,17 @@ class TestBounds:
 
     @pytest.mark.parametrize("maxsize", [0, -1])
     def test_a_cache_of_nothing_is_refused(self, maxsize):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ConfigurationError, match="at least 1"):
             LocalCache("none", ttl=1, maxsize=maxsize)
 
     @pytest.mark.parametrize("ttl", [0, -1, math.inf, math.nan])
     def test_a_cache_without_an_end_is_refused(self, ttl):
-        with pytest.raises(ValueError, match="positive number of seconds"):
+        with pytest.raises(ConfigurationError, match="positive number of seconds"):
             LocalCache("for ever", ttl=ttl)
 
     @pytest.mark.parametrize("jitter", [-0.1, 1.0, math.nan])
     def test_jitter_out_of_range_is_refused(self, jitter):
-        with pytest.raises(ValueError, match="jitter"):
+        with pytest.raises(ConfigurationError, match="jitter"):
             LocalCache("jittery", ttl=1, jitter=jitter)
 
 
@@ -398,7 +398,7 @@ class TestReports:
 def test_a_forked_child_has_values_and_no_flights():
     program = """
 import os, threading
-from anypod import LocalCache
+from anypod import ConfigurationError, LocalCache
 cache = LocalCache("x", ttl=1000)
 cache.put("warm", 1)
 started, finish = threading.Event(), threading.Event()

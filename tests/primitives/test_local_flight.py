@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -174,7 +175,15 @@ class TestThreads:
         assert len(depths) == 12
         assert max(depths) < 20
 
-    def test_many_threads_many_keys_keep_the_bound(self):
+    @pytest.fixture
+    def restless(self):
+        """Threads take turns as often as the interpreter lets them."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        yield
+        sys.setswitchinterval(usual)
+
+    def test_many_threads_many_keys_keep_the_bound(self, restless):
         cache = LocalCache("busy", ttl=1000.0, maxsize=8)
 
         def work(seed: int) -> int:
@@ -195,6 +204,11 @@ class TestThreads:
         stats = cache.stats()
         assert stats.size <= 8
         assert not cache._flights._flights
+        queue, entry = [], cache._sieve._oldest
+        while entry is not None:
+            queue.append(entry)
+            entry = entry.newer
+        assert sorted(map(id, queue)) == sorted(map(id, cache._sieve.entries.values()))
 
 
 class TestTasks:

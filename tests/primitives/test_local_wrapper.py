@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from tests.primitives.local_probe import Clock
 
-from anypod import LocalCache, cached
+from anypod import ConfigurationError, LocalCache, cached
 from anypod.primitives.local import LIVE, ReentrantLoad
 
 pytestmark = pytest.mark.quick
@@ -508,7 +508,7 @@ class TestWhatItRefuses:
             cached(ttl=300)(f)
 
     def test_no_end(self):
-        with pytest.raises(ValueError, match="positive number of seconds"):
+        with pytest.raises(ConfigurationError, match="positive number of seconds"):
             cached(ttl=float("inf"))(lambda: 1)
 
 

@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from anypod.errors import ConfigurationError
 from anypod.primitives.local_flight import Berth, Landed, ReentrantLoad, SingleFlight
 from anypod.primitives.local_key import typed_key
 from anypod.primitives.local_sieve import Entry, Owner, Sieve
@@ -68,7 +69,7 @@ class LocalCache:
         clock: monotonic seconds; tests pass their own.
 
     Raises:
-        ValueError: a `ttl`, `maxsize` or `jitter` out of range.
+        ConfigurationError: a `ttl`, `maxsize` or `jitter` out of range.
     """
 
     __slots__ = (
@@ -86,14 +87,16 @@ class LocalCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0 < ttl < math.inf:
-            raise ValueError(
+            raise ConfigurationError(
                 f"cache {name!r}: ttl={ttl!r} must be a positive number of seconds; without an end, a "
                 f"value that changed elsewhere would be served for ever"
             )
         if maxsize < 1:
-            raise ValueError(f"cache {name!r}: maxsize={maxsize!r} must be at least 1")
+            raise ConfigurationError(f"cache {name!r}: maxsize={maxsize!r} must be at least 1")
         if not 0 <= jitter < 1:
-            raise ValueError(f"cache {name!r}: jitter={jitter!r} must be at least 0 and below 1")
+            raise ConfigurationError(
+                f"cache {name!r}: jitter={jitter!r} must be at least 0 and below 1"
+            )
         self.name = name
         self.ttl = float(ttl)
         self.maxsize = maxsize
@@ -343,7 +346,7 @@ def cached(
 
     Raises:
         TypeError: on something whose results cannot be shared, such as a generator function.
-        ValueError: a `ttl`, `maxsize` or `jitter` out of range.
+        ConfigurationError: a `ttl`, `maxsize` or `jitter` out of range.
     """
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:

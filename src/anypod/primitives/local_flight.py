@@ -377,6 +377,9 @@ class SingleFlight:
             landed: asyncio.Future[None] = loop.create_future()
 
             def wake() -> None:
+                if asyncio._get_running_loop() is loop:  # noqa: SLF001  # None outside a loop, no error
+                    _resolve(landed)
+                    return
                 with suppress(RuntimeError):  # the loop of a caller who no longer waits is closed
                     loop.call_soon_threadsafe(_resolve, landed)
 
