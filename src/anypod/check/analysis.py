@@ -202,6 +202,10 @@ class Analysis:
             return f"{root[2]}.{root[3]}{tail}"
         return f"app{tail}" if root[0] == "app" else f"os.environ{tail}"
 
+    def resolver_label(self, place: Obj) -> str:
+        """The label of the state that a place belongs to."""
+        return self._label(self.state_key(place))
+
     def _definition(self, key: StateKey) -> Site | None:
         root, path = key
         if root[0] == "g":

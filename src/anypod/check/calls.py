@@ -39,7 +39,9 @@ class Resolver(Names):
     def _callees(self, frame: Frame, callee: Value) -> Objects:
         if callee[0] == "a":
             bases = self.resolve(callee[1], frame)
-            return union(*(self.method_of(b, callee[2], frame) for b in bases))
+            found = union(*(self.method_of(b, callee[2], frame) for b in bases))
+            # A receiver that nobody knows still has a name: `?.db.session.add`.
+            return found or (("X", None, f"?.{spelled(callee, frame)}"),)
         return union(*(self.callable(o) for o in self.resolve(callee, frame)))
 
     def callable(self, one: Obj) -> Objects:
@@ -286,3 +288,27 @@ class Resolver(Names):
             elif one[0] == "F":
                 made.extend(self.apply(one, (), startup=True))
         return (("S", (tuple(made),)),) if made else ()
+
+
+def spelled(value: Value, frame: Frame) -> str:
+    """How a receiver is written: parameters and attributes by name, the rest left out."""
+    parts: list[str] = []
+    for _ in range(8):
+        tag = value[0]
+        if tag == "a":
+            parts.append(value[2])
+            value = value[1]
+        elif tag == "i":
+            value = value[1]
+        elif tag == "r":
+            parts.append("()")
+            value = frame.function.body.calls[value[1]][CALLEE]
+        elif tag == "s":
+            value = frame.function.body.slots[value[1]][-1]
+        else:
+            if tag == "p":
+                parts.append(frame.function.params[value[1]][0])
+            elif tag in {"n", "v"}:
+                parts.append(value[-1])
+            break
+    return ".".join(reversed(parts)).replace(".()", "()")

@@ -19,6 +19,7 @@ TITLES = {
     "POD102": "in-memory cache without expiry, assumed shared",
     "POD103": "sessions, tokens or user data in process memory",
     "POD104": "state on an application, class or singleton object, or in os.environ",
+    "POD105": "local file or embedded database written on a request path",
 }
 
 Find = Callable[[Analysis, list[Verdict]], Iterable[Finding]]

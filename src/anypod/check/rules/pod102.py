@@ -79,9 +79,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
-from anypod.check.drafts import of_verdict
+from anypod.check.drafts import finding, of_verdict
 from anypod.check.memory import Verdict
-from anypod.check.model import Finding
+from anypod.check.memos import stale_memos
+from anypod.check.model import ERROR, Finding, Site
 
 MESSAGE = "in-memory cache {state} is filled by requests and never expires"
 WHY = "Each replica keeps its own copy: after a change elsewhere this one goes on answering with the old value."
@@ -92,3 +93,20 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:
     for verdict in verdicts:
         if verdict.rule == "POD102":
             yield of_verdict(analysis, verdict, MESSAGE, WHY)
+    for memo in stale_memos(analysis):
+        name = f"{analysis.project.modules[memo.function.module].label}.{memo.function.qualname}"
+        yield finding(
+            analysis,
+            "POD102",
+            ERROR,
+            memo.frame,
+            memo.line,
+            memo.function.column,
+            "result kept",
+            state=name,
+            message=f"{name} keeps what it loaded until the process ends",
+            why=WHY,
+            purpose="cache",
+            definition=Site(memo.function.module, memo.function.line, memo.function.column),
+            access="memo",
+        )
