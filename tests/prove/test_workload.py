@@ -124,6 +124,10 @@ Authorization: Bearer {{login.response.body.$.session_id}}
         ),
         ("@1a = x\nGET /", "shop.http:1: expected a variable's name"),
         (
+            "GET /{{id}/x",
+            "shop.http:1: expected '}}' after '{{', got '/{{id}/x'",
+        ),
+        (
             "GET /{{$guidd}}",
             "shop.http:1: expected one of $guid, $uuid, $timestamp, $randomInt MIN MAX, got {{$guidd}}",
         ),
@@ -491,7 +495,7 @@ GET {{made.response.headers.Location}}
         "GET /api/v1/rates/{currency}",
         "GET /rates/{id}",
         "GET /static/site.v2.css",
-        "GET {location}",
+        "GET (Location of POST /orders)",
     ]
     assert route("GET /data/7") == "GET /data/{id}"
     assert route("DELETE /") == "DELETE /"

@@ -285,4 +285,6 @@ def _like(typed: str, text: str) -> str:
 def _told(where: str, text: str) -> str:
     """A value for people: JSON strings keep their quotes, so that "1" is not 1."""
     in_json = where.startswith("body $") or " → $" in where
-    return show(text) if in_json and not isinstance(text, Numeral) else str(text)
+    if in_json and not isinstance(text, Numeral):
+        return show(text)
+    return str(text) or "nothing"

@@ -104,6 +104,14 @@ class _Reader:
             raise self._error(None, message)
         steps = [self._step(index, block) for index, block in enumerate(blocks)]
         routes = labels([(block.method, self._route_target(block)) for block in blocks])
+        named: dict[str, str] = {}
+        for index, step in enumerate(steps):
+            followed = PLACEHOLDER.fullmatch(step.target)
+            reference = Reference.parse(followed[1]) if followed is not None else None
+            if reference is not None:  # its path is only known when it is sent
+                routes[index] = f"{step.method} ({reference.path} of {named[reference.name]})"
+            if step.name is not None:
+                named[step.name] = routes[index]
         return tuple(replace(step, route=route) for step, route in zip(steps, routes, strict=True))
 
     def _error(self, line: int | None, problem: str) -> WorkloadError:
