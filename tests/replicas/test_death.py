@@ -74,7 +74,7 @@ def running_below(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("how", ["forked", "imported each time", "with children", "hanging import"])
 def test_nothing_survives_the_tool(tree, tmp_path, how, death):
-    before = "kept = open('journal', 'a')" if how == "imported each time" else ""
+    before = "kept = open('journal', 'w')" if how == "imported each time" else ""
     (tree / "service.py").write_text(
         textwrap.dedent(SERVICE).format(before=before, starts=how == "with children")
     )

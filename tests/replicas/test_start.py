@@ -323,7 +323,7 @@ def test_a_store_of_the_users_is_kept(worlds, get, env, name):
 NOT_FORKED = {
     "thread": "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
     "socket": "import socket; kept = socket.socket()",
-    "file": "kept = open('journal.txt', 'a')",
+    "file": "kept = open('journal.txt', 'w')",
     "database": "import sqlite3; kept = sqlite3.connect('x.db'); kept.execute('CREATE TABLE IF NOT EXISTS t (n)')",
 }
 
@@ -390,6 +390,30 @@ def test_idle_connections_of_a_pool_do_not_prevent_a_fork(worlds, get):
     assert [get(one, "/"), get(other, "/"), get(one, "/")] == [1, 2, 3]
     world.reset()
     assert get(world.start(0), "/") == 1
+
+
+def test_a_log_file_does_not_prevent_a_fork(worlds, get):
+    world = worlds(
+        """
+        import logging, pathlib
+        from flask import Flask, jsonify
+        app = Flask(__name__)
+        handler = logging.FileHandler("service.log")
+        logging.getLogger().addHandler(handler)
+        logging.warning("imported")
+
+        @app.get("/")
+        def log():
+            logging.warning("asked")
+            return jsonify(pathlib.Path("service.log").read_text().split())
+        """
+    )
+    assert world.forks, world.why_not_forked
+    for _ in range(2):
+        replica = world.start(0)
+        assert get(replica, "/") == ["imported", "asked"]
+        assert get(replica, "/") == ["imported", "asked", "asked"]
+        assert [change.name for change in replica.changes()] == ["service.log"]
 
 
 def test_a_source_layout_is_imported_from_the_copy(worlds, get, tree, env):

@@ -245,8 +245,8 @@ class Disk:
         differing = diff(self._pristine, present)
         for name in reversed(differing):
             wanted, found = self._pristine.get(name), present.get(name)
-            if found is None or (wanted and wanted.kind == found.kind == "directory"):
-                continue
+            if found is None or (wanted and wanted.kind == found.kind != "link"):
+                continue  # it is put back in place: a log file may be open for appending
             if found.kind == "directory":
                 remove_tree(self.path / name)
             else:
@@ -264,7 +264,9 @@ class Disk:
             path.mkdir(exist_ok=True)
             path.chmod(wanted.mode)
         else:
-            shutil.copy2(self._source(name), path)
+            source = self._source(name)
+            shutil.copyfile(source, path)
+            shutil.copystat(source, path)
             path.chmod(wanted.mode)
 
     def close(self) -> None:

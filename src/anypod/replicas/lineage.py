@@ -293,6 +293,7 @@ def _told(error: BaseException, when: str) -> str:
 
 
 def _flush() -> None:
+    """Write out what is buffered, so that no two processes do."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -333,16 +334,21 @@ def _descriptors() -> list[int]:
 
 
 def _open_for_writing() -> dict[int, str]:
+    """Sockets, and files open for writing at a place of their own.
+
+    What is open for appending, as log files are, a forked process uses as a fresh one would.
+    """
     found: dict[int, str] = {}
     for descriptor in _descriptors():
         try:
             mode = os.fstat(descriptor).st_mode
-            access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         except OSError:
             continue  # the listing's own descriptor
+        written = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
         if stat.S_ISSOCK(mode):
             found[descriptor] = "an open socket"
-        elif stat.S_ISREG(mode) and access != os.O_RDONLY and descriptor > 2:
+        elif stat.S_ISREG(mode) and written and descriptor > 2:
             found[descriptor] = _name_of(descriptor)
     return found
 
@@ -370,19 +376,24 @@ def _why_not_forked(known: set[int]) -> str:
 
 
 def _return_idle_connections() -> None:
-    """Close what SQLAlchemy's pools keep open between uses, as servers that fork do.
+    """Close what pools of SQLAlchemy and redis-py keep open between uses, as servers that fork do.
 
     Only pools that open a connection again on demand: an in-memory database lives in its connection.
     """
     gc.collect()  # what nobody refers to any more is closed, as it would be sooner or later
-    if "sqlalchemy.engine" not in sys.modules:
-        return
-    from sqlalchemy import Engine
-    from sqlalchemy.pool import QueuePool
-
+    engines = _loaded("sqlalchemy.engine", "Engine")
+    queues = _loaded("sqlalchemy.pool", "QueuePool")
+    clients = _loaded("redis.connection", "ConnectionPool")
     for item in gc.get_objects():
-        if isinstance(item, Engine) and isinstance(item.pool, QueuePool):
+        if issubclass(type(item), engines) and issubclass(type(item.pool), queues):
             item.dispose()
+        elif issubclass(type(item), clients):
+            item.disconnect(inuse_connections=False)
+
+
+def _loaded(module: str, name: str) -> tuple[type, ...]:
+    found = getattr(sys.modules.get(module), name, None)
+    return (found,) if isinstance(found, type) else ()
 
 
 def _die_with_parent() -> None:

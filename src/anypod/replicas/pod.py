@@ -23,6 +23,7 @@ from anypod.replicas.processes import kill_group
 __all__ = ["Pod", "Replica", "Site"]
 
 _ANSWER_WITHIN = 10.0  # seconds for a parent or a probe to answer
+_SIGN_OF_LIFE_WITHIN = 1.0  # … and for a probe to show that a process is not on its way out
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _TAIL = 64 << 10  # bytes of a log that are kept
 
@@ -111,17 +112,19 @@ class Replica:
         """
         self._ask({"op": "advance", "seconds": seconds})
 
-    def _ask(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _ask(
+        self, message: Mapping[str, Any], within: float = _ANSWER_WITHIN
+    ) -> dict[str, Any] | None:
         with self._lock:
             self._asked += 1
             try:
                 self._probe.send({**message, "number": self._asked})
-                answer = self._probe.receive(_ANSWER_WITHIN)
+                answer = self._probe.receive(within)
                 while answer["number"] != self._asked:  # too late for an earlier question
-                    answer = self._probe.receive(_ANSWER_WITHIN)
+                    answer = self._probe.receive(within)
             except TimeoutError as exc:
                 raise ReplicaUnresponsive(
-                    f"pod {self.slot + 1} did not answer the probe within {_ANSWER_WITHIN:g} s: "
+                    f"pod {self.slot + 1} did not answer the probe within {within:g} s: "
                     f"something in the service holds the interpreter"
                 ) from exc
             except (EOFError, OSError):
@@ -143,8 +146,13 @@ class Replica:
         return text, tuple(dict.fromkeys(lines))
 
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._pod.holds(self) and self._pod.alive()
+        """Whether the process runs; one that is about to end, its connections closed, does not."""
+        if not self._pod.holds(self) or not self._pod.alive():
+            return False
+        try:
+            return self._ask({"op": "alive"}, _SIGN_OF_LIFE_WITHIN) is not None
+        except ReplicaUnresponsive:
+            return True  # busy, but there
 
     def kill(self) -> None:
         """SIGKILL, to the process and all that it started; its private disk is gone."""
