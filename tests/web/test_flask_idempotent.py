@@ -220,6 +220,22 @@ def test_nobody_gets_anothers_answer(pod: Any, shop: Shop) -> None:
     assert shop.orders == ["pen", "pen"]
 
 
+def test_what_opens_an_account_does_not_reach_the_store(
+    state: State, pod: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    execute = state.store._execute
+
+    def recorded(command: Any) -> Any:
+        seen.append(repr(command))
+        return execute(command)
+
+    monkeypatch.setattr(state.store, "_execute", recorded)
+    pod().post("/orders/pen", headers={**KEY, "Authorization": "Bearer open-sesame"})
+    assert len(seen) == 2
+    assert "open-sesame" not in "".join(seen)
+
+
 def test_the_application_may_say_who_asks(pod: Any, shop: Shop) -> None:
     client = pod(principal=lambda: request.headers["X-Account"])
     for account, token in (("a", "old"), ("a", "renewed"), ("b", "old")):
