@@ -29,6 +29,23 @@ def cpu_clock(server: Server) -> Callable[[], float]:
     return lambda: time.process_time() + int(spent.read_text().split()[0]) / 1e9
 
 
+@contextlib.contextmanager
+def redis_server() -> Iterator[Server]:
+    """A Redis of our own for the time of a block.
+
+    Raises:
+        Skipped: there is none.
+    """
+    try:
+        server = start_redis(redis_executable())
+    except (pytest.skip.Exception, pytest.fail.Exception) as reason:
+        raise Skipped(str(reason)) from reason
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def exchanges(
     client: redis.Redis[Any], operation: Callable[[], object], times: int = 1000
 ) -> float:
@@ -48,24 +65,18 @@ def exchanges(
 
 def contests() -> Iterator[Contest | Fact]:
     """Blocking, then awaiting; exchanges are counted by the server."""
-    try:
-        server = start_redis(redis_executable())
-    except (pytest.skip.Exception, pytest.fail.Exception) as reason:
-        raise Skipped(str(reason)) from reason
-    with contextlib.closing(_Served(server)) as served:
+    with redis_server() as server, contextlib.closing(_Served(server)) as served:
         yield from served.contests()
 
 
 class _Served:
     def __init__(self, server: Server) -> None:
-        self.server = server
         self.url = f"redis://127.0.0.1:{server.port}/0"
         self.clock = cpu_clock(server)
         self.loop = asyncio.new_event_loop()
 
     def close(self) -> None:
         self.loop.close()
-        self.server.stop()
 
     def sides(self, code: str, **names: Any) -> Side:
         side = statement(code, clock=self.clock, **names)
