@@ -141,7 +141,7 @@ class FlaskSession(SessionMixin):
     def __getitem__(self, name: str) -> Any:
         core = self._core
         if name not in self._values:
-            self._values[name] = _values.loads(core[name])
+            self._values[name] = _tagged.loads(core[name])
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -149,7 +149,7 @@ class FlaskSession(SessionMixin):
         if name == "_permanent" and value != self.get(name, False):
             self.lifetime_changed = True
         # Refuses here, at the line to blame, what cannot be stored.
-        core[name] = _values.dumps(value)
+        core[name] = _tagged.dumps(value)
         self._values[name] = value
         self.modified = True
 
@@ -179,7 +179,7 @@ class FlaskSession(SessionMixin):
 
     def _write_back(self) -> None:
         for name, value in self._values.items():
-            text = _values.dumps(value)
+            text = _tagged.dumps(value)
             if text != self._core[name]:
                 self._core[name] = text
                 self.modified = True
@@ -190,7 +190,7 @@ class FlaskSession(SessionMixin):
         self.modified = True
 
 
-_values: Final = TaggedJSONSerializer()
+_tagged: Final = TaggedJSONSerializer()
 
 
 class AnypodSessionInterface(SessionInterface):
