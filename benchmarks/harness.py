@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from timeit import Timer
+from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -225,13 +226,12 @@ def _ratio(row: Row) -> str:
     return f"{row.ratio:.2f} × faster"
 
 
-def run(name: str, rounds: int) -> list[Row]:
+def run(name: str, module: ModuleType, rounds: int) -> list[Row]:
     """Run one benchmark and print its table.
 
     Raises:
         Skipped: it cannot run here.
     """
-    module = importlib.import_module(f"benchmarks.bench_{name}")
     print(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}")
     rows: list[Row] = []
     with contextlib.closing(module.contests()) as contests:
@@ -256,18 +256,27 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(known)}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {options.rounds}")
-    core = None if options.no_pin else pin()
-    where = "not pinned" if core is None else f"pinned to core {core}"
-    print(f"Python {platform.python_version()}, {platform.machine()}, {where}; medians of "
-          f"{options.rounds} interleaved rounds")  # fmt: skip
-    rows: list[Row] = []
+    modules: dict[str, ModuleType] = {}
     skipped: dict[str, str] = {}
-    for name in options.names or known:
+    for name in options.names or known:  # before pinning: a module may ask how many cores there are
         try:
-            rows += run(name, options.rounds)
+            modules[name] = importlib.import_module(f"benchmarks.bench_{name}")
         except Skipped as reason:
             skipped[name] = str(reason)
-            print(f"{name} was not run: {reason}")
+    core = None if options.no_pin else pin()
+    where = "not pinned" if core is None else f"pinned to core {core}"
+    print(
+        f"Python {platform.python_version()}, {platform.machine()}, {where}; medians of "
+        f"{options.rounds} interleaved rounds"
+    )
+    rows: list[Row] = []
+    for name, module in modules.items():
+        try:
+            rows += run(name, module, options.rounds)
+        except Skipped as reason:
+            skipped[name] = str(reason)
+    for name, why in skipped.items():
+        print(f"\n{name} was not run: {why}")
     short = [row for row in rows if row.met is False]
     judged = sum(row.met is not None for row in rows)
     print(f"\n{judged - len(short)} of {judged} bars met")
