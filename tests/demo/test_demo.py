@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -88,3 +89,23 @@ def test_help_and_bad_arguments() -> None:
     assert run("--help").returncode == 0
     assert "exit codes" in run("--help").stdout
     assert run("--nonsense").returncode == 2
+
+
+def test_an_interruption_ends_the_whole_of_it(tmp_path: Path) -> None:
+    demonstration = subprocess.Popen(
+        [sys.executable, "-m", "anypod", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert demonstration.stderr is not None
+    while "proving broken.py on three pods" not in demonstration.stderr.readline():
+        assert demonstration.poll() is None
+    demonstration.send_signal(signal.SIGINT)
+    printed, said = demonstration.communicate(timeout=120)
+    assert demonstration.returncode == 130, said
+    assert said.splitlines()[-1] == "anypod: interrupted"
+    assert printed == ""
+    assert list(tmp_path.iterdir()) == []

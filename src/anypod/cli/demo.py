@@ -11,13 +11,17 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from signal import SIGINT, SIGTERM
+from types import FrameType
 from typing import Final, TextIO
 
 from anypod.check import check_paths
@@ -109,7 +113,29 @@ def _prove(
     progress: Progress,
 ) -> events.Verdict:
     application = Application(f"anypod.demo.{twin}:app", folder, environment)
-    return prove(application, workload, options, progress)
+    with _interruptible() as interrupted:
+        verdict = prove(application, workload, options, progress)
+    if interrupted:
+        progress.end()
+        raise KeyboardInterrupt
+    return verdict
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """The signals that asked for an end: a proof takes them for the end of that proof alone."""
+    heard: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (SIGINT, SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:
