@@ -266,7 +266,35 @@ def short_codes(run: Run) -> None:
     run.answer("GET /invites", {"codes": [code], "text": f"Your code is {code}."})
 
 
+def shuffled_ids(run: Run) -> None:
+    ids = [run.uuid() for _ in range(5)]
+    for made in ids:
+        run.answer("POST /ids", {"id": made})
+    for _ in range(3):
+        run.random.shuffle(ids)
+        run.answer("GET /ids", ids)
+    run.answer("GET /sorted", sorted(ids))
+
+
+def small_sets(run: Run) -> None:
+    """Two orders agree by luck every second time; other steps of the route tell."""
+    tags = ["red", "blue"]
+    for _ in range(12):
+        run.random.shuffle(tags)
+        run.answer("GET /tags", {"tags": list(tags)})
+
+
+def optional_headers(run: Run) -> None:
+    for _ in range(8):
+        headers = (("x-cache", "hit"),) if run.random.random() < 0.5 else ()
+        cookie = (("set-cookie", f"seen={run.token(12)}"),) if run.random.random() < 0.5 else ()
+        run.answer("GET /cached", {}, headers=(*headers, *cookie))
+
+
 SAFE = [
+    shuffled_ids,
+    small_sets,
+    optional_headers,
     random_ids,
     clocks,
     etags,

@@ -78,7 +78,8 @@ class Noise(Known):
 def _with_identity(noise: Noise, a: Trace, b: Trace) -> Noise:
     found = compare(a, b, noise)
     wild = {(d.step_index, d.where) for d in found if d.kind not in ("status", "order")}
-    unordered = {(d.step_index, general(d.where)) for d in found if d.kind == "order"}
+    routes = {e.step.index: e.step.route or e.step.label for e in a.exchanges}
+    unordered = {(routes[d.step_index], general(d.where)) for d in found if d.kind == "order"}
     return replace(
         noise,
         identity=tuple(d for d in found if d.where not in _UNTOLD),
@@ -127,8 +128,8 @@ class _Learner(Visitor):
         self._samples: list[Sample] = []
         self._seen: set[tuple[int, str]] = set()
         self._wild: set[tuple[int, str]] = set()
-        self._unordered: set[tuple[int, str]] = set()
-        self._keyed: set[tuple[int, str]] = set()
+        self._unordered: set[tuple[str, str]] = set()
+        self._keyed: set[tuple[str, str]] = set()
 
     def step(self, one: Exchange, two: Exchange, run: int) -> None:
         self._run = run
@@ -195,7 +196,7 @@ class _Learner(Visitor):
         ours = [canonical(item) for item in expected]
         theirs = [canonical(item) for item in got]
         if ours != theirs and sorted(ours) == sorted(theirs):
-            self._unordered.add((self._index, general(where)))
+            self._unordered.add((self._route, general(where)))
             left = list(range(len(got)))
             for item, form in zip(expected, ours, strict=True):
                 match = next(at for at in left if theirs[at] == form)
@@ -211,7 +212,7 @@ class _Learner(Visitor):
             one = next(iter({**expected, **got}))
             ours, theirs = (show(d[one]) if one in d else "absent" for d in (expected, got))
             self.differs(below(where, one), "missing" if one in expected else "extra", ours, theirs)
-        self._keyed.add((self._index, general(where)))
+        self._keyed.add((self._route, general(where)))
         for (key, one), (other, two) in zip(expected.items(), got.items(), strict=True):
             self.leaf(f"{where}.* key", key, other)
             walk_json(f"{where}.*", one, two, self)

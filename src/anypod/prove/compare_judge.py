@@ -89,7 +89,7 @@ class Judgement(Visitor):
         """Judge two lists: in order, unless they have none."""
         if len(expected) != len(got):
             self.differs(where, "length", *lengths(expected, got))
-        elif self._noise.is_unordered(self._index, where):
+        elif self._noise.is_unordered(self._route, where):
             self._unordered(where, expected, got)
         elif self._is_permuted(expected, got):
             self.differs(where, "order", show(expected), show(got))
@@ -139,7 +139,7 @@ class Judgement(Visitor):
 
     def members(self, where: str, expected: dict[str, Any], got: dict[str, Any]) -> None:
         """Judge what only one of two objects has: noise only where names are generated."""
-        if not self._noise.is_keyed(self._index, where) or len(expected) != len(got):
+        if not self._noise.is_keyed(self._route, where) or len(expected) != len(got):
             for member, value in expected.items():
                 self.differs(below(where, member), "missing", show(value), "absent")
             for member, value in got.items():

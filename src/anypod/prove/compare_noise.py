@@ -65,16 +65,16 @@ class Known:
         loose: by route and place, what is neither constant nor one-to-one: a random choice may
             well come out alike twice in one step, and says so in another step of its route.
         wild_routes: by route and place, what may be there or not.
-        unordered: lists that come in any order.
-        keyed: objects whose members are named by generated values.
+        unordered: by route and place, lists that come in any order.
+        keyed: by route and place, objects whose members are named by generated values.
     """
 
     places: dict[tuple[int, str], Place] = field(default_factory=dict)
     generals: dict[tuple[int, str], Place] = field(default_factory=dict)
     seen: frozenset[tuple[int, str]] = frozenset()
     wild: frozenset[tuple[int, str]] = frozenset()
-    unordered: frozenset[tuple[int, str]] = frozenset()
-    keyed: frozenset[tuple[int, str]] = frozenset()
+    unordered: frozenset[tuple[str, str]] = frozenset()
+    keyed: frozenset[tuple[str, str]] = frozenset()
     loose: dict[tuple[str, str], Place] = field(default_factory=dict)
     wild_routes: frozenset[tuple[str, str]] = frozenset()
 
@@ -94,13 +94,13 @@ class Known:
         """Whether a place means nothing at all."""
         return (step, where) in self.wild or (route, where) in self.wild_routes
 
-    def is_unordered(self, step: int, where: str) -> bool:
+    def is_unordered(self, route: str, where: str) -> bool:
         """Whether a list comes in any order."""
-        return (step, general(where)) in self.unordered
+        return (route, general(where)) in self.unordered
 
-    def is_keyed(self, step: int, where: str) -> bool:
+    def is_keyed(self, route: str, where: str) -> bool:
         """Whether an object's members are named by generated values."""
-        return (step, general(where)) in self.keyed
+        return (route, general(where)) in self.keyed
 
 
 def short(text: str) -> str:
