@@ -61,7 +61,15 @@ class State:
 class Analysis:
     """Everything that rules may ask."""
 
-    def __init__(self, project: Project, named: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        project: Project,
+        named: tuple[str, ...] = (),
+        local_defaults: tuple[dict[str, str], ...] = (),
+        shared_paths: tuple[str, ...] = (),
+    ) -> None:
+        self.local_defaults = local_defaults
+        self.shared_paths = shared_paths
         self.project = project
         self.resolver = Resolver(project)
         self.entries: list[Entry] = []
@@ -71,6 +79,7 @@ class Analysis:
         self.walk = Walk(self.resolver)
         self.parents: dict[Frame, tuple[Frame, int] | None] = {}
         self._named = named
+        self._by_frame: dict[Frame, list[External]] | None = None
 
     def run(self) -> None:
         """Find the entry points, walk, and group."""
@@ -159,6 +168,14 @@ class Analysis:
         """A function's name for people."""
         qualname = frame.function.qualname
         return "lambda" if "<lambda" in qualname else qualname.partition("@")[0]
+
+    def externals_of(self, frame: Frame) -> list[External]:
+        """The external calls of one frame."""
+        if self._by_frame is None:
+            self._by_frame = {}
+            for external in self.externals:
+                self._by_frame.setdefault(external.frame, []).append(external)
+        return self._by_frame.get(frame, [])
 
     def reached_from(self, frame: Frame) -> set[Frame]:
         """Every frame that a frame reaches, itself included."""

@@ -42,7 +42,10 @@ class Resolver(Names):
             found = union(*(self.method_of(b, callee[2], frame) for b in bases))
             # A receiver that nobody knows still has a name: `?.db.session.add`.
             return found or (("X", None, f"?.{spelled(callee, frame)}"),)
-        return union(*(self.callable(o) for o in self.resolve(callee, frame)))
+        found = union(*(self.callable(o) for o in self.resolve(callee, frame)))
+        if not found and callee[0] == "n":
+            return (("X", None, f"?.{callee[1]}"),)
+        return found
 
     def callable(self, one: Obj) -> Objects:
         """What calling an object calls."""

@@ -114,7 +114,9 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION))
     try:
-        analysis = Analysis(Project(modules), config.entry_points)
+        analysis = Analysis(
+            Project(modules), config.entry_points, config.local_defaults, config.shared_paths
+        )
         analysis.run()
         verdicts = judge(analysis)
         found: list[Finding] = []

@@ -56,6 +56,7 @@ class Scope(Expressions):
         self.flags = 0
         self.body_of: list[ClassScope] = []
         self.first_param: str | None = None
+        self.iterated: Value = UNKNOWN
 
     # Names
 
@@ -273,6 +274,8 @@ class Scope(Expressions):
         """`for`."""
         before = self.context
         self.bind_iteration(node.target, node.iter)
+        # Going through a container looks at it.
+        self.tests.append((self.iterated, node.lineno))
         self.nested(node.body, "for", None)
         self.context = before
         self.block(node.orelse)
@@ -284,7 +287,8 @@ class Scope(Expressions):
             if type(function) is ast.Attribute and function.attr == "items":
                 self.expr(source)
                 self.bind(target.elts[0], UNKNOWN)
-                self.bind(target.elts[1], ("i", self.expr(function.value), None))
+                self.iterated = ("i", self.expr(function.value), None)
+                self.bind(target.elts[1], self.iterated)
                 return
             if (
                 (
@@ -298,9 +302,11 @@ class Scope(Expressions):
                 return
             if type(function) is ast.Name and function.id == "enumerate" and source.args:
                 self.bind(target.elts[0], UNKNOWN)
-                self.bind(target.elts[1], ("i", self.expr(source.args[0]), None))
+                self.iterated = ("i", self.expr(source.args[0]), None)
+                self.bind(target.elts[1], self.iterated)
                 return
-        self.bind(target, ("i", self.expr(source), None))
+        self.iterated = ("i", self.expr(source), None)
+        self.bind(target, self.iterated)
 
     def attempt(self, node: ast.Try) -> None:
         """`try`."""

@@ -20,6 +20,11 @@ TITLES = {
     "POD103": "sessions, tokens or user data in process memory",
     "POD104": "state on an application, class or singleton object, or in os.environ",
     "POD105": "local file or embedded database written on a request path",
+    "POD106": "in-process coordination of what spans replicas",
+    "POD107": "not idempotent, though clients retry it",
+    "POD108": "read, modify, write on a shared store",
+    "POD109": "secret or identity that every process makes for itself",
+    "POD110": "library left at its process-local default",
 }
 
 Find = Callable[[Analysis, list[Verdict]], Iterable[Finding]]

@@ -1,0 +1,284 @@
+"""Coordination within one process: locks around shared effects, schedulers, threads, events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from anypod.check.analysis import Analysis
+from anypod.check.effects import sql_of
+from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, KWARGS, Value
+from anypod.check.frames import Frame, Obj
+from anypod.check.model import ERROR, WARNING
+from anypod.check.reach import External
+
+LOCKS = frozenset(
+    {
+        "threading.Lock", "threading.RLock", "threading.Semaphore", "threading.BoundedSemaphore",
+        "threading.Condition", "asyncio.Lock", "asyncio.Semaphore", "asyncio.BoundedSemaphore", "asyncio.Condition",
+        "multiprocessing.Lock", "multiprocessing.RLock", "multiprocessing.Semaphore", "anyio.Lock", "anyio.Semaphore",
+        "trio.Lock", "gevent.lock.Semaphore", "gevent.lock.RLock", "filelock.FileLock", "fasteners.InterProcessLock",
+        "portalocker.Lock", "aiorwlock.RWLock", "eventlet.semaphore.Semaphore",
+    }
+)  # fmt: skip
+_EVENTS = frozenset({"threading.Event", "asyncio.Event", "threading.Barrier", "anyio.Event"})
+_SCHEDULERS = (
+    "apscheduler.schedulers.", "flask_apscheduler.", "schedule.every", "rocketry.", "aiocron.", "fastapi_utils.tasks.",
+    "fastapi_restful.tasks.", "sched.scheduler", "fastapi_scheduler.", "apscheduler.Scheduler",
+)  # fmt: skip
+_SCHEDULES = frozenset(
+    {
+        "start",
+        "start_in_background",
+        "every",
+        "repeat_every",
+        "run_pending",
+        "add_job",
+        "scheduled_job",
+    }
+)
+_SHARED_EFFECTS = frozenset(
+    """commit execute executemany save delete insert_one update_one replace_one put_item put_object upload_file set
+    hset post put patch publish send bulk_create create write_text write_bytes dump flush get_or_create
+    update_or_create incr decr find_one_and_update""".split()  # noqa: SIM905
+)
+
+
+class Coordination(NamedTuple):
+    """A place where one process coordinates what spans replicas."""
+
+    frame: Frame
+    line: int
+    column: int
+    state: str
+    message: str
+    severity: str
+    purpose: str
+
+
+def locks(analysis: Analysis) -> Iterator[Coordination]:
+    """Long-lived locks that requests hold around effects on shared stores, files and services."""
+    for frame in analysis.parents:
+        body = frame.function.body
+        for number, (_, kind, payload) in enumerate(body.contexts):
+            if kind != "with":
+                continue
+            for place in _locks_in(analysis, payload, frame):
+                inside = [
+                    c
+                    for c in range(len(body.calls))
+                    if _is_within(body.contexts, body.calls[c][CALL_CONTEXT], number)
+                ]
+                if _has_shared_effect(analysis, frame, inside):
+                    line, column = _line_of(frame, payload, inside)
+                    yield _lock(analysis, frame, line, column, place)
+    for external in analysis.externals:
+        if external.dotted.removesuffix("().acquire") not in LOCKS or external.receiver is None:
+            continue
+        everything = range(len(external.frame.function.body.calls))
+        if _has_shared_effect(analysis, external.frame, everything):
+            yield _lock(analysis, external.frame, external.line, external.column, external.receiver)
+
+
+def _lock(analysis: Analysis, frame: Frame, line: int, column: int, place: Obj) -> Coordination:
+    label = analysis.resolver_label(place)
+    return Coordination(
+        frame,
+        line,
+        column,
+        label,
+        f"lock {label} of one process guards what every replica changes",
+        ERROR,
+        "lock",
+    )
+
+
+def _locks_in(analysis: Analysis, value: Value, frame: Frame) -> list[Obj]:
+    found = []
+    for one in analysis.resolver.resolve(value, frame):
+        if one[0] == "P" and any(
+            h[0] == "J" and h[1] in LOCKS for h in analysis.resolver.held(one)
+        ):
+            found.append(one)
+        elif one[0] == "J" and one[1].startswith(("filelock.", "fasteners.", "portalocker.")):
+            found.append(("P", ("g", frame.function.module, one[1]), ()))
+    return found
+
+
+def _is_within(contexts: list[tuple[int, str, object]], context: int, number: int) -> bool:
+    while context:
+        if context == number:
+            return True
+        context = contexts[context][0]
+    return False
+
+
+def _line_of(frame: Frame, payload: Value, inside: list[int]) -> tuple[int, int]:
+    if payload[0] == "r":
+        call = frame.function.body.calls[payload[1]]
+        return call[3], call[4]
+    # The manager is a plain name: its line is the one above the first statement inside.
+    first = min(
+        (frame.function.body.calls[i][CALL_LINE] for i in inside), default=frame.function.line + 1
+    )
+    return first - 1, 0
+
+
+def _has_shared_effect(analysis: Analysis, frame: Frame, inside: object) -> bool:
+    wanted = set(inside)  # type: ignore[call-overload]
+    for external in analysis.externals:
+        if (
+            external.frame is frame
+            and external.call in wanted
+            and _is_shared_effect(analysis, external)
+        ):
+            return True
+    lines = {frame.function.body.calls[i][CALL_LINE] for i in wanted}
+    for child, line in frame.children:
+        if line in lines:
+            reached = analysis.reached_from(child)
+            for external in analysis.externals:
+                if external.frame in reached and _is_shared_effect(analysis, external):
+                    return True
+    return False
+
+
+def _is_shared_effect(analysis: Analysis, external: External) -> bool:
+    dotted = external.dotted
+    if dotted.startswith(
+        ("threading.", "asyncio.", "logging.", "builtins.", "time.", "collections.", "request")
+    ):
+        if dotted != "builtins.open":
+            return False
+        call = external.frame.function.body.calls[external.call]
+        mode = call[ARGS][1] if len(call[ARGS]) > 1 else dict(call[KWARGS]).get("mode")
+        text = analysis.resolver.constant(mode, external.frame)
+        return isinstance(text, str) and bool(set(text) & set("wax+"))
+    last = dotted.rpartition(".")[2]
+    sql = sql_of(analysis, external)
+    if sql:
+        return not sql.lstrip().upper().startswith("SELECT")
+    if (
+        last in {"set", "send", "put", "create", "flush", "delete", "save", "execute"}
+        and "." not in dotted
+    ):
+        return False
+    return last in _SHARED_EFFECTS
+
+
+def events(analysis: Analysis) -> Iterator[Coordination]:
+    """Events on which one request waits for another."""
+    seen: set[tuple[str, int]] = set()
+    for external in analysis.externals:
+        kind, _, method = external.dotted.rpartition("().")
+        if kind in _EVENTS and method in {"wait", "set"} and external.receiver is not None:
+            at = (external.frame.function.module, external.line)
+            if at in seen:
+                continue
+            seen.add(at)
+            label = analysis.resolver_label(external.receiver)
+            yield Coordination(
+                external.frame,
+                external.line,
+                external.column,
+                label,
+                f"event {label} wakes only requests of this process",
+                ERROR,
+                "connections",
+            )
+
+
+def schedulers(analysis: Analysis) -> Iterator[Coordination]:
+    """Schedulers and endless threads that every replica starts."""
+    if not analysis.entries:
+        return
+    web = _web_modules(analysis)
+    for external in (*analysis.startup_externals, *analysis.externals):
+        last = external.dotted.rpartition(".")[2]
+        frame = external.frame
+        if external.dotted.startswith(_SCHEDULERS) and last in _SCHEDULES:
+            if last in {"add_job", "scheduled_job"} or (
+                frame.startup and frame.function.module not in web
+            ):
+                continue
+            if _is_under_main(analysis, external):
+                continue
+            yield Coordination(
+                frame,
+                external.line,
+                external.column,
+                external.dotted,
+                "every replica starts this scheduler: each job runs once per replica",
+                ERROR,
+                "schedule",
+            )
+        elif external.dotted in {"threading.Thread", "threading.Timer"}:
+            yield from _threads(analysis, external, web)
+
+
+def _threads(analysis: Analysis, external: External, web: set[str]) -> Iterator[Coordination]:
+    frame = external.frame
+    call = frame.function.body.calls[external.call]
+    target = dict(call[KWARGS]).get("target")
+    if target is None and len(call[ARGS]) > 1:
+        target = call[ARGS][1]
+    if target is None:
+        return
+    loops = _is_endless(analysis, target, frame)
+    if frame.startup:
+        if loops and frame.function.module in web and not _is_under_main(analysis, external):
+            yield Coordination(
+                frame,
+                external.line,
+                external.column,
+                "background thread",
+                "every replica starts this thread: its work is done once per replica",
+                WARNING,
+                "schedule",
+            )
+    elif frame in analysis.parents and not loops:
+        yield Coordination(
+            frame,
+            external.line,
+            external.column,
+            "background thread",
+            "work that outlives its request dies with this pod, and no other replica knows of it",
+            WARNING,
+            "queue",
+        )
+
+
+def _is_endless(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    for one in analysis.resolver.resolve(target, frame):
+        if one[0] == "F":
+            body = analysis.resolver.project.function(one[1]).body
+            if any(kind == "while" for _, kind, _ in body.contexts):
+                return True
+    return False
+
+
+def _is_under_main(analysis: Analysis, external: External) -> bool:
+    for _, condition in analysis.conditions(external.frame, external.context):
+        if any(one == ("k", "__main__") for one in analysis.deep(condition, external.frame)):
+            return True
+    return external.frame.function.name in {"main", "run"}
+
+
+def _web_modules(analysis: Analysis) -> set[str]:
+    """Modules with handlers or an application, and what they import."""
+    found = {e.function.module for e in analysis.entries}
+    for module in analysis.project.modules.values():
+        for entries in module.symbols.values():
+            if any(v[0] == "r" for v, _, f in entries if not f) and "app" in module.symbols:
+                found.add(module.path)
+    queue = list(found)
+    while queue:
+        module = analysis.project.modules[queue.pop()]
+        for entries in module.symbols.values():
+            for value, _, _ in entries:
+                if value[0] == "m":
+                    _, target, _ = analysis.project.imported(module, value)
+                    if target is not None and target.path not in found:
+                        found.add(target.path)
+                        queue.append(target.path)
+    return found

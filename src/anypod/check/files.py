@@ -1,0 +1,406 @@
+"""Files that requests write, and embedded databases whose file the code names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from anypod.check import words
+from anypod.check.analysis import Analysis
+from anypod.check.drafts import finding as drafted
+from anypod.check.facts import ARGS, KWARGS, Value
+from anypod.check.frames import Frame, walk
+from anypod.check.model import ERROR, WARNING, Finding, Site, Step
+from anypod.check.reach import External
+from anypod.check.replacements import replacement
+
+_OPENS = frozenset(
+    {
+        "builtins.open", "io.open", "codecs.open", "aiofiles.open", "gzip.open", "bz2.open", "lzma.open",
+        "zipfile.ZipFile", "tarfile.open", "h5py.File",
+    }
+)  # fmt: skip
+_PATH_METHODS = frozenset({"write_text", "write_bytes", "touch"})
+# Function -> the position of the path that it writes.
+_WRITERS = {
+    "shutil.copy": 1, "shutil.copy2": 1, "shutil.copyfile": 1, "shutil.move": 1, "shutil.copytree": 1,
+    "os.rename": 1, "os.replace": 1, "os.remove": 0, "os.unlink": 0, "shutil.rmtree": 0,
+    "joblib.dump": 1, "numpy.save": 0, "numpy.savetxt": 0, "torch.save": 1, "cv2.imwrite": 0,
+    "scipy.io.wavfile.write": 0, "soundfile.write": 0, "imageio.imwrite": 0,
+}  # fmt: skip
+_SAVERS = frozenset(
+    {"save", "to_csv", "to_json", "to_excel", "to_parquet", "savefig", "export", "to_pickle"}
+)
+_EMBEDDED = {
+    "sqlite3.connect": 0, "aiosqlite.connect": 0, "shelve.open": 0, "dbm.open": 0, "tinydb.TinyDB": 0,
+    "diskcache.Cache": 0, "diskcache.FanoutCache": 0, "lmdb.open": 0, "plyvel.DB": 0, "duckdb.connect": 0,
+    "sqlitedict.SqliteDict": 0, "pickledb.load": 0, "peewee.SqliteDatabase": 0, "whoosh.index.create_in": 0,
+    "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
+    "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
+}  # fmt: skip
+_URLS = frozenset(
+    {
+        "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
+        "sqlalchemy.ext.asyncio.create_async_engine",
+    }
+)  # fmt: skip
+_CONFIGURED = (
+    "os.environ",
+    "os.getenv",
+    "decouple.",
+    "environ.",
+    "dotenv.",
+    "starlette.config",
+    "pydantic_settings",
+)
+_NOWHERE = ("/dev/", "/proc/", "/sys/")
+
+
+class FileWrite(NamedTuple):
+    """A request writes a file."""
+
+    label: str
+    frame: Frame
+    line: int
+    column: int
+    text: str
+    severity: str
+
+
+def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
+    """Writes by file."""
+    found: dict[str, dict[tuple[str, int], FileWrite]] = {}
+    removed = _removed(analysis)
+    for external in analysis.externals:
+        for path, text in _written(analysis, external):
+            if _is_temporary(analysis, path, external.frame):
+                continue
+            if text == "removed" or _is_removed_here(analysis, path, external.frame, removed):
+                continue
+            label = label_of(analysis, path, external.frame)
+            severity = (
+                WARNING if _is_configured(analysis, path, external.frame) or not label else ERROR
+            )
+            write = FileWrite(
+                label or "a file",
+                external.frame,
+                external.line,
+                external.column,
+                text,
+                severity,
+            )
+            key = (external.frame.function.module, external.line)
+            found.setdefault(write.label, {}).setdefault(key, write)
+    return {label: list(group.values()) for label, group in found.items()}
+
+
+def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, str]]:
+    call = external.frame.function.body.calls[external.call]
+    arguments, keywords = call[ARGS], dict(call[KWARGS])
+    dotted = external.dotted
+    last = dotted.rpartition(".")[2]
+    if dotted in _OPENS and arguments:
+        mode = arguments[1] if len(arguments) > 1 else keywords.get("mode")
+        text = analysis.resolver.constant(mode, external.frame) if mode is not None else "r"
+        if isinstance(text, str) and set(text) & set("wax+"):
+            if "a" in text and _is_log(analysis, arguments[0], external.frame):
+                return
+            yield arguments[0], f"opened with {text!r}"
+    elif last == "open" and _is_path(dotted):
+        text = analysis.resolver.constant(arguments[0], external.frame) if arguments else "r"
+        if isinstance(text, str) and set(text) & set("wax+"):
+            yield call[0][1], f"opened with {text!r}"
+    elif last in _PATH_METHODS and (_is_path(dotted) or dotted.startswith("?.")):
+        if call[0][0] == "a":
+            yield call[0][1], f".{last}()"
+    elif dotted in _WRITERS:
+        at = _WRITERS[dotted]
+        if len(arguments) > at:
+            removes = dotted in {"os.remove", "os.unlink", "shutil.rmtree"}
+            yield arguments[at], "removed" if removes else f"{last}()"
+    elif last in _SAVERS and arguments and _saves_a_file(analysis, external, arguments[0]):
+        yield arguments[0], f".{last}()"
+
+
+def _is_path(dotted: str) -> bool:
+    return dotted.startswith(("pathlib.Path", "pathlib.PurePath", "anyio.Path", "trio.Path"))
+
+
+def _saves_a_file(analysis: Analysis, external: External, path: Value) -> bool:
+    """`upload.save(path)`, `image.save(path)`; not `order.save()` or `form.save(commit=False)`."""
+    if external.dotted.startswith(
+        ("request", "PIL.", "?.file", "?.image", "?.img", "?.upload", "?.photo", "pandas.")
+    ):
+        return path[0] != "x" and not _is_buffer(analysis, path, external.frame)
+    names = list(analysis.names_of(path, external.frame))
+    return any(
+        "path" in n.lower() or "filename" in n or "folder" in n.lower() for n in names
+    ) and not _is_buffer(analysis, path, external.frame)
+
+
+def _is_buffer(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    return any(e.endswith(("BytesIO", "StringIO")) for e in analysis.externals_in(value, frame))
+
+
+def _is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    """A file that is only appended to and named a log is diagnostics."""
+    texts = [str(o[1]) for o in analysis.deep(path, frame) if o[0] == "k"]
+    texts += list(analysis.names_of(path, frame))
+    constant = analysis.resolver.constant(path, frame)
+    texts.append(str(constant))
+    return any(t.endswith(".log") or words.words(t) & {"log", "audit", "logfile"} for t in texts)
+
+
+def _everything(analysis: Analysis, path: Value, frame: Frame) -> Iterator[tuple[Value, Frame]]:
+    """A path expression, and the definitions of the module variables that it is made of."""
+    for one in analysis.deep(path, frame):
+        yield one, frame
+        if one[0] == "n":
+            module = analysis.project.modules[frame.function.module]
+            yield from _definitions(analysis, module.path, one[1])
+        elif one[0] in {"a", "p"}:
+            for found in analysis.resolver.resolve(one, frame):
+                if found[0] == "P" and found[1][0] == "g" and not found[2]:
+                    yield from _definitions(analysis, found[1][1], found[1][2])
+
+
+def _definitions(
+    analysis: Analysis, path: str, name: str, depth: int = 3
+) -> Iterator[tuple[Value, Frame]]:
+    module = analysis.project.modules[path]
+    frame = analysis.resolver.module_frame(path)
+    for value, _, function in module.symbols.get(name, ()):
+        if value[0] == "m":
+            _, target, inner = analysis.project.imported(module, value)
+            if target is not None and inner and depth:
+                yield from _definitions(analysis, target.path, inner, depth - 1)
+            else:
+                yield value, frame
+        elif not function:
+            for one in analysis.deep(value, frame):
+                yield one, frame
+                if one[0] == "n" and depth:
+                    yield from _definitions(analysis, path, one[1], depth - 1)
+
+
+def _dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
+    for one, where in _everything(analysis, path, frame):
+        if one[0] == "r":
+            for callee in analysis.resolver.callees(where, one[1]):
+                if callee[0] in "EX":
+                    yield str(callee[1] if callee[0] == "E" else callee[2])
+        elif one[0] in {"n", "a"}:
+            for found in analysis.resolver.resolve(one, where):
+                if found[0] in "EJ":
+                    yield str(found[1])
+                elif found[0] == "P" and found[1][0] == "env":
+                    yield "os.environ"
+
+
+def _is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    if any(d.startswith("tempfile.") for d in _dotted_in(analysis, path, frame)):
+        return True
+    if _is_buffer(analysis, path, frame):
+        return True
+    texts = _texts(analysis, path, frame)
+    if any(t.startswith(shared) for t in texts for shared in analysis.shared_paths):
+        return True
+    return any(t.startswith(_NOWHERE) for t in texts) or any(
+        n in {"tmp_path", "tmpdir", "temp_dir", "tmp", "temp_path", "tempdir"}
+        for n in analysis.names_of(path, frame)
+    )
+
+
+def _texts(analysis: Analysis, path: Value, frame: Frame) -> list[str]:
+    return [
+        str(o[1])
+        for o, _ in _everything(analysis, path, frame)
+        if o[0] == "k" and isinstance(o[1], str)
+    ]
+
+
+def _is_configured(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    if any(d.startswith(_CONFIGURED) for d in _dotted_in(analysis, path, frame)):
+        return True
+    return any(
+        n in {"settings", "environ", "config"} for n in analysis.names_of(path, frame)
+    ) and not _texts(analysis, path, frame)
+
+
+def _removed(analysis: Analysis) -> dict[Frame, set[Value]]:
+    found: dict[Frame, set[Value]] = {}
+    for external in analysis.externals:
+        if external.dotted in {
+            "os.remove",
+            "os.unlink",
+            "shutil.rmtree",
+        } or external.dotted.endswith(".unlink"):
+            call = external.frame.function.body.calls[external.call]
+            values = call[ARGS] or ((call[0][1],) if call[0][0] == "a" else ())
+            for value in values:
+                found.setdefault(external.frame, set()).update(walk(value))
+    return found
+
+
+def _is_removed_here(
+    analysis: Analysis, path: Value, frame: Frame, removed: dict[Frame, set[Value]]
+) -> bool:
+    """Whether the same function removes what it wrote: the file does not outlive the request."""
+    mine = {v for v in analysis.deep(path, frame, 12) if v[0] in "srp"}
+    return bool(mine & removed.get(frame, set()))
+
+
+def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
+    """A file's name for people, or "" when nothing about it is known."""
+    constant = analysis.resolver.constant(path, frame)
+    if isinstance(constant, (str, bytes)):
+        return f"file {constant!r}"
+    for one in analysis.deep(path, frame):
+        if one[0] in {"n", "a"}:
+            for found in analysis.resolver.resolve(one, frame):
+                if found[0] == "P":
+                    return f"files under {analysis.resolver_label(found)}"
+    for one in analysis.deep(path, frame):
+        if one[0] == "k" and isinstance(one[1], str) and ("/" in one[1] or "." in one[1]):
+            return f"file {one[1]!r}"
+    for one in analysis.deep(path, frame):
+        if one[0] in {"a", "p"}:
+            name = one[2] if one[0] == "a" else frame.function.params[one[1]][0]
+            return f"files under {name}"
+    return ""
+
+
+# Embedded databases
+
+
+def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
+    """Embedded databases that the code names and requests use."""
+    if not analysis.entries:
+        return
+    seen: set[tuple[str, int]] = set()
+    for external in (*analysis.externals, *analysis.startup_externals):
+        at = _EMBEDDED.get(external.dotted)
+        call = external.frame.function.body.calls[external.call]
+        if at is None or len(call[ARGS]) <= at:
+            continue
+        where = (external.frame.function.module, external.line)
+        if where in seen:
+            continue
+        seen.add(where)
+        found = _embedded(analysis, external, call[ARGS][at], why)
+        if found is not None:
+            yield found
+    yield from _configured_databases(analysis, why)
+
+
+def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> Finding | None:
+    frame = external.frame
+    if _is_temporary(analysis, path, frame) or _is_configured(analysis, path, frame):
+        return None
+    if any(d.startswith(("os.environ", "os.getenv")) for d in _dotted_in(analysis, path, frame)):
+        return None
+    texts = _texts(analysis, path, frame)
+    constant = analysis.resolver.constant(path, frame)
+    if isinstance(constant, str):
+        texts.append(constant)
+    if external.dotted in _URLS and not any(t.startswith("sqlite") for t in texts):
+        return None
+    if not texts or any(":memory:" in t or t in {"sqlite://", ""} for t in texts):
+        return None
+    if external.dotted.startswith(("sqlite3", "aiosqlite")) and any("mode=ro" in t for t in texts):
+        return None
+    name = next((t for t in texts if "." in t or "/" in t), texts[0])
+    opener = external.dotted.rpartition(".")[2]
+    message = f"{opener} opens {name!r} on this pod's own disk"
+    state = f"embedded database {name!r}"
+    if frame in analysis.parents:
+        return drafted(
+            analysis,
+            "POD105",
+            ERROR,
+            frame,
+            external.line,
+            external.column,
+            opener,
+            state=state,
+            message=message,
+            why=why,
+            purpose="file",
+            access="file",
+        )
+    return located(
+        "POD105",
+        ERROR,
+        frame,
+        external.line,
+        external.column,
+        opener,
+        state=state,
+        message=message,
+        why=why,
+        purpose="file",
+    )
+
+
+def located(
+    rule: str,
+    severity: str,
+    frame: Frame,
+    line: int,
+    column: int,
+    text: str,
+    *,
+    state: str,
+    message: str,
+    why: str,
+    purpose: str,
+) -> Finding:
+    """A finding at a place that runs at start-up."""
+    module = frame.function.module
+    name = frame.function.qualname or "import"
+    return Finding(
+        rule,
+        module,
+        line,
+        column,
+        state,
+        message,
+        severity,
+        (Step(module, line, f"{name}: {text}"),),
+        (Site(module, line, column, text),),
+        None,
+        why,
+        replacement(purpose, state, "", is_async=False),
+        "startup",
+    )
+
+
+def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
+    """`SQLALCHEMY_DATABASE_URI = "sqlite:///x.db"` and Django's `DATABASES`, written as constants."""
+    from anypod.check.settings import settings
+
+    for setting in settings(analysis):
+        text = ""
+        if (
+            setting.name in {"SQLALCHEMY_DATABASE_URI", "DATABASE_URL", "DATABASE_URI"}
+            and setting.value[0] == "k"
+        ):
+            text = str(setting.value[1])
+            if not text.startswith("sqlite:///") or ":memory:" in text or "mode=memory" in text:
+                continue
+        elif setting.name == "DATABASES":
+            texts = [str(v[1]) for v in walk(setting.value) if v[0] == "k"]
+            frame = setting.frame
+            if "django.db.backends.sqlite3" not in texts or any(":memory:" in t for t in texts):
+                continue
+            if any(d.startswith(_CONFIGURED) for d in _dotted_in(analysis, setting.value, frame)):
+                continue
+            text = "django.db.backends.sqlite3"
+        if text:
+            yield setting.finding(
+                "POD105",
+                f"embedded database {text!r}",
+                f"{setting.name} puts the database on this pod's own disk",
+                why,
+                "file",
+            )

@@ -1,0 +1,204 @@
+"""What differs from process to process: generated secrets, hashes, pids, host names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from anypod.check import words
+from anypod.check.analysis import Analysis
+from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, KWARGS, Value
+from anypod.check.frames import Frame
+from anypod.check.settings import settings
+
+_GENERATORS = frozenset(
+    {
+        "os.urandom", "secrets.token_hex", "secrets.token_bytes", "secrets.token_urlsafe", "uuid.uuid4", "uuid.uuid1",
+        "cryptography.fernet.Fernet.generate_key", "random.randbytes", "random.choices", "secrets.choice",
+        "nacl.utils.random", "Crypto.Random.get_random_bytes", "django.core.management.utils.get_random_secret_key",
+        "random.getrandbits", "secrets.randbits", "base64.b64encode",
+        "cryptography.hazmat.primitives.asymmetric.rsa.generate_private_key",
+    }
+)  # fmt: skip
+_SECRET = frozenset(
+    {
+        "secret",
+        "key",
+        "salt",
+        "signing",
+        "jwt",
+        "fernet",
+        "pepper",
+        "hmac",
+        "signer",
+        "serializer",
+        "cipher",
+    }
+)
+_NOT_SECRET = frozenset({"instance", "worker", "node", "request", "run", "boot", "build", "cache"})
+_SIGNERS = frozenset(
+    {
+        "cryptography.fernet.Fernet", "itsdangerous.URLSafeTimedSerializer", "itsdangerous.URLSafeSerializer",
+        "itsdangerous.TimestampSigner", "itsdangerous.Signer", "starlette.middleware.sessions.SessionMiddleware",
+    }
+)  # fmt: skip
+_IDENTITIES = frozenset(
+    {"os.getpid", "socket.gethostname", "platform.node", "uuid.getnode", "threading.get_ident"}
+)
+_KEYED = frozenset(
+    {"get", "set", "setex", "hset", "hget", "incr", "delete", "exists", "expire", "add", "set_etag"}
+)
+
+
+class Identity(NamedTuple):
+    """Something that only one process knows."""
+
+    path: str
+    line: int
+    column: int
+    frame: Frame
+    state: str
+    message: str
+    purpose: str
+
+
+def secrets(analysis: Analysis) -> Iterator[Identity]:
+    """Secrets that each process makes for itself at start-up."""
+    if not analysis.entries:
+        return
+    seen: set[tuple[str, int]] = set()
+    for path, line, column, frame, name, value in _candidates(analysis):
+        if (path, line) in seen or not _is_secret_name(name):
+            continue
+        maker = next(
+            (
+                e
+                for e in analysis.externals_in(value, frame)
+                if e in _GENERATORS and e != "base64.b64encode"
+            ),
+            "",
+        )
+        if not maker:
+            continue
+        seen.add((path, line))
+        yield Identity(
+            path,
+            line,
+            column,
+            frame,
+            name,
+            f"{name} is made by {maker.rpartition('.')[2]} in every process: what one replica signs, no other accepts",
+            "secret",
+        )
+
+
+def _is_secret_name(name: str) -> bool:
+    spoken = words.words(name)
+    return bool(spoken & _SECRET) and not spoken & _NOT_SECRET
+
+
+def _candidates(analysis: Analysis) -> Iterator[tuple[str, int, int, Frame, str, Value]]:
+    for setting in settings(analysis):
+        yield setting.path, setting.line, 0, setting.frame, setting.name, setting.value
+    for module in analysis.project.modules.values():
+        frame = analysis.resolver.module_frame(module.path)
+        for name, entries in module.symbols.items():
+            for value, line, function in entries:
+                if not function and value[0] not in "lcm":
+                    yield module.path, line, 0, frame, name, value
+        for cls in module.classes.values():
+            owner = analysis.resolver.frame(module.functions[cls.owner], startup=True)
+            for name, bindings in cls.attributes.items():
+                for value, line in bindings:
+                    yield module.path, line, 0, owner, name, value
+    for external in analysis.startup_externals:
+        call = external.frame.function.body.calls[external.call]
+        given = [(k, v) for k, v in call[KWARGS] if _is_secret_name(k)]
+        if external.dotted in _SIGNERS and call[ARGS]:
+            given.append((f"{external.dotted.rpartition('.')[2]} key", call[ARGS][0]))
+        for name, value in given:
+            yield (
+                external.frame.function.module,
+                call[CALL_LINE],
+                call[CALL_COL],
+                external.frame,
+                name,
+                value,
+            )
+
+
+def keys(analysis: Analysis) -> Iterator[Identity]:
+    """`hash()`, pids and host names in keys that leave the process."""
+    seen: set[tuple[str, int]] = set()
+    for external in analysis.externals:
+        frame = external.frame
+        where = (frame.function.module, external.line)
+        if external.dotted.rpartition(".")[2] not in _KEYED or external.dotted.startswith(
+            ("request", "builtins.")
+        ):
+            continue
+        call = frame.function.body.calls[external.call]
+        if where in seen or not call[ARGS]:
+            continue
+        found = _identity_in(analysis, call[ARGS][0], frame)
+        if found:
+            seen.add(where)
+            yield _key(frame, external.line, external.column, found)
+    for write in analysis.walk.writes:
+        where = (write.frame.function.module, write.line)
+        if write.frame in analysis.parents and write.key is not None and where not in seen:
+            found = _identity_in(analysis, write.key, write.frame)
+            if found == "hash":
+                seen.add(where)
+                yield _key(write.frame, write.line, write.column, found)
+    yield from _etags(analysis, seen)
+
+
+def _etags(analysis: Analysis, seen: set[tuple[str, int]]) -> Iterator[Identity]:
+    """`response.headers["ETag"] = str(hash(body))`, shard = hash(user) % n, `return hash(x)`."""
+    for frame in analysis.parents:
+        if frame.function.name in {"__hash__", "__eq__"}:
+            continue
+        body = frame.function.body
+        values = [(e[3], e[4], e[5]) for e in body.effects if e[0] == "set"]
+        for value, line, column in values:
+            where = (frame.function.module, line)
+            if where not in seen and _identity_in(analysis, value, frame) == "hash":
+                seen.add(where)
+                yield _key(frame, line, column, "hash")
+        for index, call in enumerate(body.calls):
+            if call[CALLEE] != ("n", "hash") or not call[ARGS]:
+                continue
+            where = (frame.function.module, call[CALL_LINE])
+            if where in seen or not any(_uses(analysis, v, index, frame) for v in body.returns):
+                continue
+            seen.add(where)
+            yield _key(frame, call[CALL_LINE], call[CALL_COL], "hash")
+
+
+def _uses(analysis: Analysis, value: Value, index: int, frame: Frame) -> bool:
+    return any(one == ("r", index) for one in analysis.deep(value, frame))
+
+
+def _key(frame: Frame, line: int, column: int, name: str) -> Identity:
+    reason = (
+        "differs from process to process (PYTHONHASHSEED)"
+        if name == "hash"
+        else "names this process only"
+    )
+    return Identity(
+        frame.function.module,
+        line,
+        column,
+        frame,
+        f"{name}()",
+        f"{name}() {reason}: another replica does not find what is kept under it",
+        "identity",
+    )
+
+
+def _identity_in(analysis: Analysis, value: Value, frame: Frame) -> str:
+    for dotted in analysis.externals_in(value, frame):
+        if dotted == "builtins.hash" or dotted in _IDENTITIES:
+            return dotted.rpartition(".")[2]
+    return ""

@@ -1,0 +1,406 @@
+"""Reads and writes of shared stores that are not one atomic step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from anypod.check.analysis import Analysis
+from anypod.check.effects import arguments, is_insert
+from anypod.check.facts import (
+    ARGS,
+    CALLEE,
+    EFFECT_COL,
+    EFFECT_CONTEXT,
+    EFFECT_LINE,
+    KEY,
+    NEW,
+    OP,
+    TARGET,
+    Value,
+)
+from anypod.check.frames import Frame
+from anypod.check.model import ERROR, WARNING
+from anypod.check.reach import External
+
+_LOCKING = (
+    "with_for_update",
+    "select_for_update",
+    "for_update",
+    "with_lockmode",
+    "begin_nested_serializable",
+)
+_GETS = frozenset({"get", "hget", "hgetall", "lrange", "smembers", "mget", "get_item"})
+_SETS = frozenset({"set", "hset", "setex", "hmset", "mset", "put_item"})
+_LOADS = frozenset(
+    """first one one_or_none scalar scalar_one scalar_one_or_none get get_or_404 first_or_404 fetchone find_one
+    exists count fetchval fetchrow scalars all aget afirst get_object get_object_or_404 aexists filter_by""".split()  # noqa: SIM905
+)
+
+
+class Update(NamedTuple):
+    """A read, change and write in several steps."""
+
+    frame: Frame
+    line: int
+    column: int
+    context: int
+    what: str  # "increment" "toggle" "document" "key" "insert"
+    name: str
+    severity: str
+
+
+def updates(analysis: Analysis) -> Iterator[Update]:
+    """Every such place on a request path, each line once."""
+    seen: set[tuple[str, int]] = set()
+    for frame in analysis.parents:
+        for found in (*_attribute_updates(analysis, frame), *_check_then_insert(analysis, frame)):
+            where = (frame.function.module, found.line)
+            if where not in seen:
+                seen.add(where)
+                yield found
+    for found in _get_then_set(analysis):
+        where = (found.frame.function.module, found.line)
+        if where not in seen:
+            seen.add(where)
+            yield found
+
+
+def _is_locked(analysis: Analysis, frame: Frame) -> bool:
+    """Whether rows are locked, or a version is compared, anywhere in the function or its caller."""
+    current: Frame | None = frame
+    for _ in range(3):
+        if current is None:
+            break
+        for callees in current.callees.values():
+            for callee in callees:
+                if callee[0] in "EX":
+                    dotted = str(callee[1] if callee[0] == "E" else callee[2])
+                    if any(word in dotted for word in _LOCKING):
+                        return True
+        for call in current.function.body.calls:
+            if call[CALLEE][-1] in _LOCKING or any(
+                k in {"with_for_update", "version_id"} for k, _ in call[2]
+            ):
+                return True
+        parent = analysis.parents.get(current)
+        current = parent[0] if parent else None
+    return False
+
+
+# Attributes of loaded objects
+
+
+def _attribute_updates(analysis: Analysis, frame: Frame) -> Iterator[Update]:
+    for effect in frame.function.body.effects:
+        op = effect[OP]
+        if op not in {"augattr", "attr", "augset", "set"}:
+            continue
+        if op in {"augset", "set"} and not _is_document(analysis, effect[TARGET], frame):
+            continue
+        what = _what(analysis, effect, frame)
+        if (
+            not what
+            or not _is_loaded(analysis, effect[TARGET], frame)
+            or _is_locked(analysis, frame)
+        ):
+            continue
+        severity = (
+            ERROR
+            if _loads_here(analysis, effect[TARGET], frame) and what != "document"
+            else WARNING
+        )
+        yield Update(
+            frame,
+            effect[EFFECT_LINE],
+            effect[EFFECT_COL],
+            effect[EFFECT_CONTEXT],
+            what,
+            str(effect[KEY]) if op in {"augattr", "attr"} else "document",
+            severity,
+        )
+
+
+def _what(analysis: Analysis, effect: Value, frame: Frame) -> str:
+    if effect[OP] in {"augattr", "augset"}:
+        return "" if _is_expression(analysis, effect[NEW], frame) else "increment"
+    if effect[OP] == "set":
+        return ""
+    value = effect[NEW]
+    for one in analysis.deep(value, frame, 40):
+        if one[0] == "a" and one[2] == effect[KEY] and _same(one[1], effect[TARGET]):
+            if value[0] == "o" and value[1] == "Not":
+                return "toggle"
+            return "increment" if value[0] == "o" else "document"
+    return ""
+
+
+def _same(one: Value, other: Value) -> bool:
+    return one == other
+
+
+def _is_expression(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """`F("n") + 1`, `Item.n + 1`: the database computes it."""
+    for one in analysis.deep(value, frame, 30):
+        if one[0] == "r":
+            for callee in analysis.resolver.callees(frame, one[1]):
+                if callee[0] == "E" and callee[1].rpartition(".")[2] in {
+                    "F",
+                    "func",
+                    "Case",
+                    "Subquery",
+                }:
+                    return True
+    return False
+
+
+def _is_document(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    return target[0] == "a" and _is_loaded(analysis, target[1], frame)
+
+
+def _is_loaded(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    """Whether an object comes from a store rather than from this function or this process."""
+    objects = analysis.resolver.resolve(target, frame)
+    if any(o[0] in "PCMFDQ" for o in objects):
+        return False
+    if target[0] == "p":
+        if frame.function.cls and target[1] == 0:
+            return False
+        return _is_model(analysis, target, frame) or _argument_is_loaded(analysis, frame, target[1])
+    return _loads_here(analysis, target, frame) or _is_model(analysis, target, frame)
+
+
+def _is_model(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    for one in analysis.resolver.resolve(target, frame):
+        if one[0] == "I" and one[2] < 0:
+            bases = analysis.resolver.external_bases(one[1])
+            if any(
+                b.endswith(("Model", "Base", "SQLModel", "Document", "DeclarativeBase"))
+                or "db." in b
+                for b in bases
+            ):
+                return not any("pydantic" in b for b in bases)
+    return False
+
+
+def _argument_is_loaded(analysis: Analysis, frame: Frame, position: int) -> bool:
+    parent = analysis.parents.get(frame)
+    if parent is None:
+        return False
+    above, line = parent
+    for index, call in enumerate(above.function.body.calls):
+        if call[3] == line and len(call[ARGS]) > position:
+            for callee in analysis.resolver.callees(above, index):
+                if callee[0] == "F" and callee[1] == frame.function.key:
+                    return _loads_here(analysis, call[ARGS][position], above)
+    return False
+
+
+def _loads_here(analysis: Analysis, target: Value, frame: Frame, depth: int = 3) -> bool:
+    """Whether a value is the result of a query, made here or in checked code that is called here."""
+    for one in analysis.deep(target, frame, 30):
+        if one[0] != "r":
+            continue
+        for callee in analysis.resolver.callees(frame, one[1]):
+            if callee[0] in "EX":
+                dotted = str(callee[1] if callee[0] == "E" else callee[2])
+                if is_query(dotted):
+                    return True
+            elif callee[0] == "F" and depth:
+                child = analysis.resolver.child(frame, one[1], callee)
+                if any(
+                    _loads_here(analysis, v, child, depth - 1) for v in child.function.body.returns
+                ):
+                    return True
+    return False
+
+
+def is_query(dotted: str) -> bool:
+    """Whether a call loads an object from a database."""
+    last = dotted.rpartition(".")[2]
+    if dotted.startswith(("request", "os.", "builtins.")):
+        return False
+    if last in {
+        "get_object_or_404",
+        "get_or_404",
+        "first_or_404",
+        "get_object",
+        "find_one",
+        "one_or_none",
+    }:
+        return True
+    return last in _LOADS and (
+        ".query" in dotted
+        or ".objects" in dotted
+        or "session" in dotted.lower()
+        or ".execute" in dotted
+        or "?.db" in dotted
+        or "scalars" in dotted
+        or "select(" in dotted
+        or ".filter" in dotted
+    )
+
+
+# Key-value stores
+
+
+def _get_then_set(analysis: Analysis) -> Iterator[Update]:
+    for external in analysis.externals:
+        last = external.dotted.rpartition(".")[2]
+        if last not in _SETS or not _is_kv(external.dotted) or _in_transaction(external.frame):
+            continue
+        given = arguments(external)
+        if any(
+            name in {"nx", "xx"} for name, _ in external.frame.function.body.calls[external.call][2]
+        ):
+            continue
+        for value in given[1:]:
+            if _derives_from_get(analysis, value, external):
+                yield Update(
+                    external.frame,
+                    external.line,
+                    external.column,
+                    external.context,
+                    "key",
+                    external.dotted.rpartition(".")[0] or "store",
+                    ERROR,
+                )
+                break
+
+
+def _is_kv(dotted: str) -> bool:
+    lowered = dotted.lower()
+    return any(
+        w in lowered
+        for w in (
+            "redis",
+            "valkey",
+            "memcache",
+            "pymemcache",
+            "django.core.cache",
+            "?.cache",
+            "?.r.",
+            "flask_caching",
+            "etcd",
+        )
+    )
+
+
+def _in_transaction(frame: Frame) -> bool:
+    for callees in frame.callees.values():
+        for callee in callees:
+            if callee[0] == "X" and callee[2].rpartition(".")[2] in {
+                "watch",
+                "transaction",
+                "lock",
+                "register_script",
+            }:
+                return True
+    return False
+
+
+def _derives_from_get(analysis: Analysis, value: Value, external: External) -> bool:
+    if value[0] == "k":
+        return False
+    for one in analysis.deep(value, external.frame, 80):
+        if one[0] == "r":
+            for callee in analysis.resolver.callees(external.frame, one[1]):
+                dotted = str(callee[2] if callee[0] == "X" else "")
+                if dotted.rpartition(".")[2] in _GETS and _is_kv(dotted):
+                    return True
+    # `data = json.loads(r.get(k)); data["n"] += 1; r.set(k, json.dumps(data))`
+    return False
+
+
+# Check, then insert
+
+
+def _check_then_insert(analysis: Analysis, frame: Frame) -> Iterator[Update]:
+    inserts = [e for e in analysis.externals_of(frame) if is_insert(analysis, e)]
+    for external in inserts:
+        if _handles_conflict(analysis, external) or _is_locked(analysis, frame):
+            continue
+        if not _checks_existence(analysis, external) or _has_unique(analysis, external):
+            continue
+        yield Update(
+            frame,
+            external.line,
+            external.column,
+            external.context,
+            "insert",
+            external.dotted.rpartition(".")[2],
+            WARNING,
+        )
+
+
+def _checks_existence(analysis: Analysis, external: External) -> bool:
+    frame = external.frame
+    for kind, value in analysis.conditions(frame, external.context):
+        tag = value[0]
+        negative = tag == "o" and (
+            value[1] == "Not" or (value[1] == "Is" and value[2][-1] == ("k", None))
+        )
+        positive = tag in "sr" or (tag == "o" and value[1] in {"IsNot", "Gt", "GtE", "NotEq"})
+        if ((kind == "if" and negative) or (kind == "else" and positive)) and _loads_here(
+            analysis, value, frame
+        ):
+            return True
+    return False
+
+
+def _handles_conflict(analysis: Analysis, external: External) -> bool:
+    body = external.frame.function.body
+    for _, kind, payload in body.contexts:
+        if kind == "try":
+            for caught in payload:
+                if any(
+                    "Integrity" in n or "Unique" in n or "Duplicate" in n
+                    for n in analysis.names_of(caught, external.frame)
+                ):
+                    return True
+    return False
+
+
+def _has_unique(analysis: Analysis, external: External) -> bool:
+    """Whether the model that is inserted has a unique column or constraint."""
+    for argument in (
+        *arguments(external),
+        external.frame.function.body.calls[external.call][CALLEE],
+    ):
+        for one in analysis.deep(argument, external.frame, 20):
+            if _has_own_key(external, one):
+                return True
+            for found in analysis.resolver.resolve(one, external.frame) if one[0] in "nrsa" else ():
+                if found[0] in "CI" and _is_unique(analysis, found[1]):
+                    return True
+    return False
+
+
+def _has_own_key(external: External, value: Value) -> bool:
+    """`Item(id=item_id)`: a second row of the same key is refused."""
+    if value[0] != "r":
+        return False
+    keywords = external.frame.function.body.calls[value[1]][2]
+    return any(name in {"id", "pk", "_id"} for name, _ in keywords)
+
+
+def _is_unique(analysis: Analysis, key: tuple[str, str]) -> bool:
+    for cls in analysis.resolver.lineage(key):
+        owner = analysis.project.modules[cls.module].functions[cls.owner]
+        calls = owner.body.calls
+        for name, bindings in cls.attributes.items():
+            for value, _ in bindings:
+                if name in {"__table_args__", "unique_together"}:
+                    return True
+                if value[0] == "r" and any(
+                    k == "unique" and v != ("k", False) for k, v in calls[value[1]][2]
+                ):
+                    return True
+        for inner in analysis.project.modules[cls.module].classes.values():
+            if inner.qualname == f"{cls.qualname}.Meta" and {
+                "unique_together",
+                "constraints",
+                "indexes",
+            } & set(inner.attributes):
+                return True
+    return False
