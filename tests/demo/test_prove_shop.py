@@ -104,6 +104,7 @@ def test_the_fixed_shop_on_a_real_server(
 
 
 def test_the_fixed_shop_on_a_real_database(postgres_url: str, tmp_path: Path) -> None:
+    # Outside of every world, so that worlds meet in it: they must play one at a time.
     code, verdict = prove("fixed", tmp_path, DATABASE_URL=postgres_url)
     assert (code, blamed(verdict)) == (0, set())
 
