@@ -1,0 +1,162 @@
+"""The schema: made once whoever comes first, moved on under running replicas, never taken from a newer one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from anypod import commands as c
+from anypod.errors import ConfigurationError
+from anypod.stores import open_store
+from anypod.stores.conformance.ground import in_processes
+from anypod.stores.postgres import Migration, migrate
+from anypod.stores.postgres import schema as schemas
+from anypod.stores.postgres.address import parse
+
+NewUrl = Callable[[], str]
+
+
+@pytest.fixture
+def url(new_postgres_url: NewUrl) -> str:
+    return new_postgres_url()
+
+
+@pytest.fixture
+def stranger(url: str) -> Iterator[str]:
+    """The URL of a role that may connect, and nothing more."""
+    name = f"r{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'hidden-word'")  # type: ignore[arg-type]
+        yield _as(url, f"{name}:hidden-word")
+        connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")  # type: ignore[arg-type]
+
+
+def _as(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.hostname}:{parts.port}"))
+
+
+def test_migration_is_idempotent(url: str) -> None:
+    assert migrate(url) == Migration(before=0, after=1)
+    assert migrate(url) == Migration(before=1, after=1)
+
+
+def test_replicas_that_start_at_once_agree(url: str) -> None:
+    migrations = in_processes([lambda: migrate(url)] * 4)
+    assert sorted(one.before for one in migrations) == [0, 1, 1, 1]
+
+
+def test_the_first_command_makes_the_schema_whoever_is_first(url: str) -> None:
+    def first() -> int:
+        with open_store(url) as store:
+            return store.execute(c.Add("first")).value
+
+    assert sorted(in_processes([first] * 4)) == [1, 2, 3, 4]
+
+
+def test_an_old_replica_goes_on_while_the_schema_moves(url: str) -> None:
+    plan = (
+        *schemas.steps(),
+        schemas.Step(
+            2,
+            "ALTER TABLE anypod.record ADD COLUMN origin text NOT NULL DEFAULT '';"
+            "ALTER TABLE anypod.cache ADD COLUMN origin text NOT NULL DEFAULT '';"
+            "CREATE FUNCTION anypod.total_v2(p_key text) RETURNS bigint LANGUAGE sql AS "
+            "'SELECT number FROM anypod.record WHERE key = p_key'",
+            oldest=1,
+        ),
+    )
+    with open_store(url) as old:
+        assert old.execute(c.Add("k")).value == 1
+        old.execute(c.CacheFill("cached", None, "s", b"x", 60, 60))
+        with psycopg.connect(url, autocommit=True) as connection:
+            moved = schemas.migrate(connection, parse(url), plan)
+        assert moved == Migration(before=1, after=2)
+        assert old.execute(c.Add("k")).value == 2
+        assert old.execute(c.CacheRead("cached", "s", 1)).payload == b"x"
+        assert old.execute(c.PatchDocument("d", {"a": b"1"}, existence=c.Existence.NEW)).version
+    with open_store(url) as started_later:  # an old replica that is restarted during the roll-out
+        assert started_later.execute(c.Add("k")).value == 3
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert schemas.migrate(connection, parse(url), plan) == Migration(before=2, after=2)
+
+
+def test_a_schema_that_this_version_cannot_use_is_refused_and_left_alone(url: str) -> None:
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE anypod.schema_version SET version = 9, oldest = 8")
+        with pytest.raises(ConfigurationError, match=r"version 9 of a newer anypod.*upgrade"):
+            migrate(url)
+        with (
+            open_store(url) as store,
+            pytest.raises(ConfigurationError, match=r"version 9 of a newer anypod.*upgrade"),
+        ):
+            store.execute(c.Add("k"))
+        found = connection.execute("SELECT version, oldest FROM anypod.schema_version").fetchall()
+    assert found == [(9, 8)]
+
+
+def test_a_step_that_fails_leaves_nothing_behind(url: str) -> None:
+    broken = schemas.Step(2, "CREATE TABLE anypod.half (); SELECT 1 / 0", oldest=1)
+    with psycopg.connect(url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            schemas.migrate(connection, parse(url), (*schemas.steps(), broken))
+        found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'anypod'").fetchall()
+    assert not found
+
+
+def test_migrate_off_asks_for_the_command(url: str) -> None:
+    with (
+        open_store(f"{url}?migrate=off") as store,
+        pytest.raises(
+            ConfigurationError, match=r"has no anypod schema.*anypod store migrate postg"
+        ),
+    ):
+        store.execute(c.Add("k"))
+    migrate(url)
+    with open_store(f"{url}?migrate=off") as store:
+        assert store.execute(c.Add("k")).value == 1
+
+
+def test_a_role_that_may_not_create_the_schema_is_told_who_should(stranger: str) -> None:
+    with open_store(stranger) as store, pytest.raises(ConfigurationError) as told:
+        store.execute(c.Add("k"))
+    assert "anypod store migrate postgresql://127.0.0.1" in str(told.value)
+    assert "permission denied" in str(told.value)
+    with pytest.raises(ConfigurationError, match="GRANT CREATE ON DATABASE") as directly:
+        migrate(stranger)
+    for failure in (told.value, directly.value):
+        assert "hidden-word" not in str(failure)
+
+
+def test_a_role_without_rights_on_the_schema_is_told_which(url: str, stranger: str) -> None:
+    migrate(url)
+    with open_store(stranger) as store, pytest.raises(ConfigurationError, match="GRANT USAGE"):
+        store.execute(c.Add("k"))
+    role = urlsplit(stranger).username
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"GRANT USAGE ON SCHEMA anypod TO {role}")  # type: ignore[arg-type]
+        connection.execute(f"GRANT SELECT ON anypod.schema_version TO {role}")  # type: ignore[arg-type]
+        with open_store(stranger) as store, pytest.raises(ConfigurationError, match="GRANT"):
+            store.execute(c.Add("k"))
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA anypod TO "  # type: ignore[arg-type]
+            + str(role)
+        )
+        with open_store(stranger) as store:
+            assert store.execute(c.Add("k")).value == 1
+
+
+def test_a_schema_that_vanishes_is_told_and_made_again_at_the_next_start(url: str) -> None:
+    with open_store(url) as store:
+        store.execute(c.Add("k"))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA anypod CASCADE")
+        with pytest.raises(ConfigurationError, match="anypod store migrate"):
+            store.execute(c.Add("k"))
+        migrate(url)
+        assert store.execute(c.Add("k")).value == 1
