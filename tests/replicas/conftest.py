@@ -64,7 +64,8 @@ def env(tmp_path: Path) -> dict[str, str]:
     """A complete environment that names no store."""
     home = tmp_path / "home"
     home.mkdir()
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**kept, "HOME": str(home), "LANG": "C.UTF-8"}
 
 
 @pytest.fixture

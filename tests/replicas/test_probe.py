@@ -207,6 +207,51 @@ def test_a_module_that_is_imported_later_is_seen(worlds, get, tree):
     ]
 
 
+def test_django_loads_its_routes_before_the_first_request(worlds, get, tree):
+    pytest.importorskip("django")
+    source = """
+        from django.conf import settings
+        from django.core.cache import cache
+        from django.core.wsgi import get_wsgi_application
+        from django.http import JsonResponse
+        from django.urls import path
+
+        settings.configure(ROOT_URLCONF="service", ALLOWED_HOSTS=["*"], SECRET_KEY="x")
+        hits = 0
+
+        def hit(request):
+            global hits
+            hits += 1
+            cache.set("hits", hits)
+            return JsonResponse({"hits": hits})
+
+        urlpatterns = [path("", hit)]
+        app = get_wsgi_application()
+    """
+    replica = worlds(source, slots=1).start(0)
+    assert get(replica, "/") == {"hits": 1}
+    assert [(change.module, change.name) for change in replica.changes()] == [
+        ("service", "hits"),
+        ("django.core.cache.backends.locmem", "_caches"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("library", "head", "body"),
+    [
+        ("queue", "import queue\njobs = queue.Queue()", "jobs.put(1)"),
+        ("asyncio", "import asyncio\njobs = asyncio.Queue()", "jobs.put_nowait(1)"),
+        ("cachelib", "import cachelib\njobs = cachelib.SimpleCache()", "jobs.set('k', 1)"),
+        ("limits", "from limits.storage import MemoryStorage\njobs = MemoryStorage()", "jobs.incr('k', 60)"),
+    ],
+)  # fmt: skip
+def test_in_memory_stores_of_libraries_are_seen_into(worlds, get, library, head, body):
+    pytest.importorskip(library)
+    replica = worlds(service(head, body, ""), slots=1).start(0)
+    assert get(replica, "/")
+    assert [(change.kind, change.name) for change in replica.changes()] == [("global", "jobs")]
+
+
 def test_state_inside_a_factory(worlds, get):
     source = """
         from flask import Flask, jsonify

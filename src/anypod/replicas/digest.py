@@ -46,6 +46,12 @@ _NODES = 20_000  # values looked at below one root
 _DEPTH = 60
 _SHOWN = 120
 _HEAD = 40
+_HOLDERS = {
+    "cachelib.simple.SimpleCache": "_cache",
+    "limits.storage.memory.MemoryStorage": "storage",
+    "queue.Queue": "queue",
+    "asyncio.queues.Queue": "_queue",
+}
 _LISTED = 6
 _DEPTH_SHOWN = 3
 _BRACKETS: dict[type[Any], str] = {
@@ -150,15 +156,14 @@ def _state_of(value: Any, *, own: bool) -> list[Any] | None:
         return list(value.items())
     if has_type(value, random.Random):
         return [random.Random.getstate(value)]
+    if (held := _held_by(kind)) is not None:
+        return [(attributes_of(value) or {}).get(held)]
     if own or has_type(value, types.SimpleNamespace):
         return own_items(value)
     if has_type(
         value, (collections.abc.Mapping, collections.abc.Set, collections.abc.MutableSequence)
     ):
         return own_items(value) or None
-    if kind.__module__ in {"queue", "asyncio.queues"}:
-        attributes = attributes_of(value) or {}
-        return list(attributes.get("queue") or attributes.get("_queue") or ())
     return None
 
 
@@ -173,6 +178,13 @@ def _bounded(items: Any, length: int, backwards: Any) -> list[Any]:
     if length <= _WHOLE:
         return list(items)
     return [*islice(items, _WHOLE // 2), *islice(backwards, _WHOLE // 2)]
+
+
+@per_type
+def _held_by(kind: type) -> str | None:
+    """The attribute in which a library's in-memory store keeps what it holds."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return next((_HOLDERS[name] for name in names if name in _HOLDERS), None)
 
 
 def own_items(value: Any) -> list[tuple[str, Any]]:

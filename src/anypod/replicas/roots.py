@@ -41,6 +41,8 @@ _NO_STATE = frozenset({types.ModuleType, types.BuiltinFunctionType, re.Pattern})
 _WHOLE = (dict, list, tuple, set, frozenset, collections.deque, str, int, bytes, float)
 # Filled in by the class's own machinery when it is first used: ABCs, SQLAlchemy, WTForms.
 _OF_A_METACLASS = ("__", "_abc_", "_sa_", "_wtforms_", "_unbound_fields")
+# State that services keep in modules of a library.
+_LIBRARIES = {"django.core.cache.backends.locmem": ("_caches",)}
 _DEPTH = 3
 
 
@@ -116,6 +118,9 @@ class Roots:
                         continue
                     if not imported or self._may_be_state(value):
                         walk.bound(value, name, module.__name__, "global")
+        for library, held in _LIBRARIES.items():
+            for name in held if library in sys.modules else ():
+                walk.bound(getattr(sys.modules[library], name, None), name, library, "global")
         name = "app" if self._target.call else self._target.path
         walk.application(self._application, name, self._target.module)
         return walk.found

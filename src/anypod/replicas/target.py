@@ -85,12 +85,23 @@ class Target:
                     f"{self}: module {self.module} has no {name!r}{_offers(module)}"
                 ) from exc
         if not self.call:
+            _load_routes(found)
             return found
         if not callable(found):
             raise BadTarget(
                 f"{self}: {self.path} is a {type(found).__name__}, which cannot be called"
             )
         return found()
+
+
+def _load_routes(application: Any) -> None:
+    """Let Django import its URL configuration now, which it would do at the first request.
+
+    What a module holds when it is loaded is then not mistaken for what a request changed.
+    """
+    if type(application).__module__.startswith("django.core.handlers."):
+        urls = importlib.import_module("django.urls")
+        _ = urls.get_resolver().url_patterns
 
 
 def _offers(module: ModuleType) -> str:
