@@ -77,7 +77,7 @@ def test_the_demonstration(site: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert check.returncode == 1
-    for rule in ("POD101", "POD102", "POD103"):
+    for rule in ("POD101", "POD102", "POD103", "POD107"):
         assert rule in check.stdout
 
 

@@ -36,7 +36,7 @@ class Practice:
         name: what a person calls it.
         routes: beginnings of the routes that show it.
         rule: the check rule that finds its absence, None if none does.
-        state: the variable of `broken.py` that the rule must name, None if none.
+        state: the variable of `broken.py` that the rule must name, None for any.
         kind: what it is tried with.
         broken: whether the broken shop must differ there; the control must not.
         fixed: what the fixed shop must show.
@@ -55,7 +55,7 @@ class Practice:
 
 PRACTICES: Final = (
     Practice("Do: stateless service, add", ("POST /add",), broken=False),
-    Practice("Do: idempotent API, cancel an order", ("POST /orders/",)),
+    Practice("Do: idempotent API, cancel an order", ("POST /orders/",), "POD107"),
     Practice("Do: shared state, increment a counter", ("POST /increment",), "POD101", "counters"),
     Practice(
         "Do: local cache with TTL, exchange rates",
@@ -146,10 +146,10 @@ def _broken(practice: Practice, seen: Seen) -> Cell:
     findings = [
         finding
         for finding in seen.findings
-        if finding.rule == practice.rule and finding.state == practice.state
+        if finding.rule == practice.rule and practice.state in {None, finding.state}
     ]
     evidence = [_difference(one) for one in _one_per_route(found)]
-    evidence += [f"{one.rule} {one.state}, line {one.line}" for one in findings]
+    evidence += [_found(one, named=practice.state is not None) for one in findings]
     routes = [
         prefix for prefix in practice.routes if any(one.route.startswith(prefix) for one in found)
     ]
@@ -157,7 +157,9 @@ def _broken(practice: Practice, seen: Seen) -> Cell:
     if not found:
         evidence.append("no difference was seen")
     if practice.rule is not None and not findings:
-        evidence.append(f"no {practice.rule} for {practice.state}")
+        evidence.append(
+            f"no {practice.rule}" + (f" for {practice.state}" if practice.state else "")
+        )
     return Cell(
         "differs" if found else "same",
         tuple(evidence),
@@ -192,7 +194,7 @@ def _clean(practice: Practice, seen: Seen, verdict: Verdict) -> Cell:
     if not _asked(practice, verdict):
         return Cell("not tried", ("the workload has no such request",), as_expected=False)
     if practice.broken and seen.findings:
-        evidence = tuple(f"{one.rule} {one.state}, line {one.line}" for one in seen.findings)
+        evidence = tuple(_found(one) for one in seen.findings)
         return Cell("same", evidence, as_expected=False)
     tried = 0 if verdict.coverage is None else verdict.coverage.schedules[0]
     return Cell("same", (f"in {tried} schedules",), as_expected=not verdict.partial)
@@ -218,6 +220,10 @@ def _one_per_route(found: Iterable[Divergence]) -> list[Divergence]:
     for one in found:
         first.setdefault(one.route, one)
     return list(first.values())
+
+
+def _found(one: Finding, *, named: bool = True) -> str:
+    return f"{one.rule}{f' {one.state}' if named else ''}, line {one.line}"
 
 
 def _difference(one: Divergence) -> str:
