@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from anypod.commands import Command
 from anypod.errors import StoreError
+from anypod.stores.notices import Subscription
 
 R = TypeVar("R")
 
@@ -55,6 +56,9 @@ class Driver(Protocol):
 
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
+
+    def listen(self, channel: str) -> Subscription:
+        """Listen to a channel, on a connection of its own; in force when this returns."""
 
     def classify(self, failure: Exception) -> type[StoreError]:
         """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""

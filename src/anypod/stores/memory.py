@@ -7,9 +7,9 @@ anypod is for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 from anypod.commands import Command
 from anypod.errors import RecordError, StoreError
 from anypod.stores.driver import Capability
+from anypod.stores.notices import QueueSubscription, Subscription
 from anypod.stores.specification import Record, WrongRecord, execute
 
 R = TypeVar("R")
 
+MOST_MAIL = 10_000  # notifications that nobody has come for
 SWEEP_EVERY = 1024  # writes between two sweeps of what has expired
 
 
@@ -88,7 +90,9 @@ class MemoryDriver:
         self.clock_offset = 0.0
         self._table = Records()
         self._lock = threading.Lock()
-        self._mail: Counter[str] = Counter()
+        self._mail: dict[str, None] = {}  # mailboxes that hold a notification, oldest first
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._listeners: dict[str, set[QueueSubscription]] = {}
         self._mail_came = threading.Condition(self._lock)
 
     def execute(self, command: Command[R]) -> R:
@@ -97,9 +101,9 @@ class MemoryDriver:
             self._table.now = now = int((time.time() + self.clock_offset) * 1_000_000)
             reply = execute(command, self._table, now)
             if self._table.notified:
-                self._mail.update(self._table.notified)
-                self._table.notified.clear()
-                self._mail_came.notify_all()
+                self._deliver(self._table.notified)
+            if self._table.published:
+                self._broadcast(self._table.published)
             return reply  # type: ignore[no-any-return]
 
     async def aexecute(self, command: Command[R]) -> R:
@@ -116,18 +120,58 @@ class MemoryDriver:
                 replies.append(failure)
         return replies
 
+    def _deliver(self, notified: list[str]) -> None:
+        for mailbox in notified:
+            self._mail.pop(mailbox, None)
+            self._mail[mailbox] = None
+        while len(self._mail) > MOST_MAIL:
+            del self._mail[next(iter(self._mail))]  # the oldest: nobody has come for it
+        notified.clear()
+        self._mail_came.notify_all()
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+
+    def _broadcast(self, published: list[tuple[str, bytes]]) -> None:
+        for channel, message in published:
+            for listener in tuple(self._listeners.get(channel, ())):
+                listener.put(message)
+        published.clear()
+
     def receive(self, mailbox: str, seconds: float) -> bool:
         """Wait on the lock's condition."""
         with self._mail_came:
-            if not self._mail_came.wait_for(lambda: self._mail[mailbox] > 0, seconds):
-                del self._mail[mailbox]
+            if not self._mail_came.wait_for(lambda: mailbox in self._mail, seconds):
                 return False
-            self._mail[mailbox] -= 1
+            del self._mail[mailbox]
             return True
 
     async def areceive(self, mailbox: str, seconds: float) -> bool:
-        """Wait on the lock's condition, in a thread."""
-        return await asyncio.to_thread(self.receive, mailbox, seconds)
+        """Wait for the next delivery, whatever it is, and look again."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            waiter: asyncio.Future[None] = loop.create_future()
+            with self._lock:
+                if mailbox in self._mail:
+                    del self._mail[mailbox]
+                    return True
+                self._waiters.add(waiter)
+            try:
+                done, _ = await asyncio.wait({waiter}, timeout=max(0.0, end - loop.time()))
+            finally:
+                self._waiters.discard(waiter)
+            if not done:
+                waiter.cancel()
+                return False
+
+    def listen(self, channel: str) -> Subscription:
+        """Listen to a channel."""
+        listeners = self._listeners.setdefault(channel, set())
+        listener = QueueSubscription(listeners.discard)
+        listeners.add(listener)
+        return listener
 
     def classify(self, failure: Exception) -> type[StoreError]:  # noqa: ARG002
         """The only error of a dict is a record of the wrong kind."""
@@ -142,6 +186,11 @@ class MemoryDriver:
 
     async def aclose(self) -> None:
         """Nothing to give up."""
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def open_driver(url: str) -> MemoryDriver:  # noqa: ARG001  # every opener takes the URL

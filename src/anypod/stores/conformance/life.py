@@ -11,7 +11,16 @@ from typing import Any, Final
 from anypod import commands as c
 from anypod.errors import RecordError, StoreError
 from anypod.stores import Capability, Store
-from anypod.stores.conformance.ground import Child, Ground, fresh, in_threads, store_clock
+from anypod.stores.conformance.ground import (
+    PATIENCE,
+    Child,
+    Ground,
+    fresh,
+    in_threads,
+    store_clock,
+)
+
+LONG: Final = 3_600.0  # seconds: does not run out while a check runs
 
 
 def records_outlive_the_store(ground: Ground) -> None:
@@ -170,6 +179,82 @@ def _failure(store: Store, command: c.Command[Any]) -> Any:
         return failure
 
 
+def a_slot_that_falls_free_is_announced(ground: Ground) -> None:
+    """The first in the queue is told, once, whether it waits already or comes later to look."""
+    key = fresh("slots")
+    box = c.mailbox(key, "second")
+    with ground.store() as store:
+        held = store.execute(c.Acquire(key, "first", LONG)).token
+        assert held is not None
+        store.execute(c.Acquire(key, "second", LONG, patience=LONG))
+        assert not store.receive(box, 0.0), "told before anything happened"
+        assert not store.receive(box, 0.05)
+        told, _ = in_threads(
+            [lambda: store.receive(box, PATIENCE), lambda: store.execute(c.Release(key, held))]
+        )
+        assert told, "nobody told the waiter"
+        token = store.execute(c.Acquire(key, "second", LONG)).token
+        assert token is not None
+        store.execute(c.Acquire(key, "third", LONG, patience=LONG))
+        store.execute(c.Release(key, token))
+        late = c.mailbox(key, "third")
+
+        async def work() -> None:
+            assert await store.areceive(late, 0.05), "told before it looked, and the word was lost"
+            assert not await store.areceive(late, 0.05), "told twice"
+            waiting = asyncio.ensure_future(store.areceive(box, PATIENCE))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert await store.aexecute(c.Get(fresh("value"))) is None
+            await store.aclose()
+
+        asyncio.run(work())
+
+
+def a_waiter_in_another_process_is_told(ground: Ground) -> None:
+    """A slot given back here wakes a process that waits for it."""
+    key = fresh("slots")
+    with ground.store() as store:
+        if not ground.shared(store):
+            return
+        held = store.execute(c.Acquire(key, "first", LONG)).token
+        assert held is not None
+        store.execute(c.Acquire(key, "second", LONG, patience=LONG))
+
+        def work() -> bool:
+            with ground.store() as other:
+                return other.receive(c.mailbox(key, "second"), PATIENCE)
+
+        child = Child(work)
+        store.execute(c.Release(key, held))
+        assert child.result()
+
+
+def listeners_hear_what_is_published(ground: Ground) -> None:
+    """Every listener gets every message of its channel, in order, from when it began to listen."""
+    channel, other = fresh("channel"), fresh("channel")
+    with ground.store() as store:
+        store.execute(c.Publish(channel, b"before anybody listened"))
+        listeners = [store.driver.listen(channel) for _ in range(2)]
+        for number in range(20):
+            store.execute(c.Publish(channel, b"%d" % number))
+            store.execute(c.Publish(other, b"not for them"))
+        for listener in listeners:
+            heard = [listener.get(PATIENCE) for _ in range(20)]
+            assert heard == [b"%d" % number for number in range(20)]
+            assert listener.get(0.05) is None
+        said, _ = in_threads(
+            [
+                lambda: listeners[0].get(PATIENCE),
+                lambda: store.execute(c.Publish(channel, b"\x00\xff")),
+            ]
+        )
+        assert said == b"\x00\xff"
+        for listener in listeners:
+            listener.close()
+
+
 CHECKS: Final[tuple[Callable[[Ground], None], ...]] = (
     records_outlive_the_store,
     a_forked_child_uses_the_same_store,
@@ -178,4 +263,7 @@ CHECKS: Final[tuple[Callable[[Ground], None], ...]] = (
     values_come_back_as_they_were,
     keys_are_exact,
     a_record_of_another_kind_is_an_error,
+    a_slot_that_falls_free_is_announced,
+    a_waiter_in_another_process_is_told,
+    listeners_hear_what_is_published,
 )

@@ -30,10 +30,12 @@ from anypod.errors import (
 from anypod.stores import forks
 from anypod.stores.address import options
 from anypod.stores.driver import Capability
+from anypod.stores.notices import Subscription
 from anypod.stores.redis.channel import Channel
 from anypod.stores.redis.codec import CODECS, Codec
 from anypod.stores.redis.faults import READABLE, ReplyLost
 from anypod.stores.redis.links import Links
+from anypod.stores.redis.waiting import ChannelSubscription, Mailboxes
 
 R = TypeVar("R")
 
@@ -90,7 +92,9 @@ class RedisDriver:
         self.clock_offset = 0.0
         self._adial = adial
         self._timeout = timeout
+        self._dial = dial
         self._links = Links(dial, timeout)
+        self._mailboxes = Mailboxes(dial, adial, timeout)
         self._exchange = self._links.exchange
         self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = WeakKeyDictionary()
         forks.watch(self)
@@ -161,6 +165,20 @@ class RedisDriver:
             channel = self._channels[loop] = Channel(self._adial, self._timeout)
             return channel
 
+    # --- notifications
+
+    def receive(self, mailbox: str, seconds: float) -> bool:
+        """Take a notification out of a mailbox, waiting on a connection of its own."""
+        return self._mailboxes.receive(mailbox, seconds)
+
+    async def areceive(self, mailbox: str, seconds: float) -> bool:
+        """`receive`, without blocking the event loop."""
+        return await self._mailboxes.areceive(mailbox, seconds)
+
+    def listen(self, channel: str) -> Subscription:
+        """Listen to a channel, on a connection of its own."""
+        return ChannelSubscription(self._dial, channel, self._timeout)
+
     # --- errors
 
     def classify(self, failure: Exception) -> type[StoreError]:
@@ -196,17 +214,20 @@ class RedisDriver:
         self._links.close()
         forks.immortalize(*self._channels.values())
         self._channels = WeakKeyDictionary()
+        self._mailboxes.forget()
 
     def close(self) -> None:
         """Close the blocking connections."""
         self._links.close()
+        self._mailboxes.close()
 
     async def aclose(self) -> None:
         """Close this event loop's connection, and the blocking ones."""
         channel = self._channels.pop(asyncio.get_running_loop(), None)
         if channel is not None:
             await channel.aclose()
-        self._links.close()
+        await self._mailboxes.aclose()
+        self.close()
 
 
 def _unknown_script(reply: Any) -> bool:

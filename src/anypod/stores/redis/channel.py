@@ -101,7 +101,7 @@ class Channel:
 
     def __init__(self, dial: Callable[[], Awaitable[Any]], timeout: float) -> None:
         self._dial = dial
-        self._timeout = timeout
+        self.timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, asyncio.Future[Any]]] = deque()
         self._sent: deque[asyncio.Future[Any]] = deque()
@@ -157,7 +157,7 @@ class Channel:
             if pieces:
                 wire.write(b"".join(pieces))
         if self._sent and self._watch is None:
-            self._watch = self._loop.call_later(self._timeout, self._look)
+            self._watch = self._loop.call_later(self.timeout, self._look)
 
     def _settled(self, wire: _Wire) -> bool:
         """Deal with an idle wire on which something has happened; True if it may be used now."""
@@ -203,12 +203,12 @@ class Channel:
         self._wire = wire
         wire.write(PING)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 reply = await greeting
         except TimeoutError:
             self._wire = None
             wire.abort()
-            raise ReplyLost(f"no reply within {self._timeout:g} s") from None
+            raise ReplyLost(f"no reply within {self.timeout:g} s") from None
         finally:
             self._sent.clear()
         if isinstance(reply, hiredis.ReplyError):
@@ -261,9 +261,9 @@ class Channel:
         self._watch = None
         if not self._sent:
             return
-        left = self._progress + self._timeout - self._loop.time()
+        left = self._progress + self.timeout - self._loop.time()
         if left <= 0:
-            self._lose(ReplyLost(f"the request left, and no reply came within {self._timeout:g} s"))
+            self._lose(ReplyLost(f"the request left, and no reply came within {self.timeout:g} s"))
         else:
             self._watch = self._loop.call_later(left, self._look)
 

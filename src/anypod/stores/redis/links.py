@@ -58,14 +58,16 @@ class Link:
         self._view = memoryview(self._buffer)
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
-        self._bound(timeout)
+        self.bound(timeout)
         try:
             self._greet()
         except BaseException:
             self.close()
             raise
 
-    def _bound(self, timeout: float) -> None:
+    def bound(self, timeout: float) -> None:
+        """Give every exchange from now on this many seconds."""
+        self._timeout = timeout
         if self._secure:
             self._sock.settimeout(timeout)
             return
@@ -101,6 +103,14 @@ class Link:
         except OSError:
             pass
         return False
+
+    def readable(self, seconds: float) -> bool:
+        """Wait for something to read; of what was read already, nothing may be left."""
+        if self._reader.has_data():
+            return True
+        if self._secure and self._sock.pending():  # type: ignore[attr-defined]
+            return True
+        return bool(self._poll.poll(seconds * 1000))
 
     def send(self, payload: bytes) -> None:
         """Send a request.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from anypod.commands import (
     MAX_INTEGER,
@@ -24,15 +24,29 @@ from anypod.commands import (
 from anypod.errors import OutcomeUnknown, RecordError, StoreError, StoreUnavailable
 from anypod.stores import forks
 from anypod.stores.driver import Capability
+from anypod.stores.notices import Notice, Subscription
 from anypod.stores.specification import WrongRecord, execute
+from anypod.stores.sqlite.bell import Bell
 from anypod.stores.sqlite.gate import Gate
 from anypod.stores.sqlite.group import GroupWorker
-from anypod.stores.sqlite.rows import ADD, PAGE, REAP, SCHEMA, ReadOnlyRows, Rows, WouldWrite
+from anypod.stores.sqlite.listener import ChannelSubscription
+from anypod.stores.sqlite.rows import (
+    ADD,
+    LOOK,
+    NEXT,
+    PAGE,
+    REAP,
+    SCHEMA,
+    TAKE,
+    ReadOnlyRows,
+    Rows,
+    WouldWrite,
+)
 
 R = TypeVar("R")
 
 APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 WAL_CAP: Final = 32 * 1024 * 1024  # bytes
 LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
 REAP_EVERY: Final = 512  # writes
@@ -63,6 +77,7 @@ class SQLiteDriver:
         self._synchronous = synchronous
         self._timeout = timeout
         self._gate = Gate(path + "-gate", timeout)
+        self._bell = Bell(path + "-wake")
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._worker = GroupWorker(self.execute_many, "anypod-sqlite")
@@ -150,6 +165,8 @@ class SQLiteDriver:
                 connection.execute("ROLLBACK")
             raise
         self._wrote(connection, rows.written, now)
+        if rows.rings:
+            self._bell.ring()
         return reply  # type: ignore[no-any-return]
 
     def _group(self, connection: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Any]:
@@ -180,7 +197,55 @@ class SQLiteDriver:
                 connection.execute("ROLLBACK")
             raise
         self._wrote(connection, rows.written, now)
+        if rows.rings:
+            self._bell.ring()
         return replies
+
+    # --- notifications
+
+    def receive(self, mailbox: str, seconds: float) -> bool:
+        """Take a notification out of a mailbox, waiting for the bell."""
+        return self._bell.wait_for(lambda: self._take_mail(mailbox), seconds) is not None
+
+    async def areceive(self, mailbox: str, seconds: float) -> bool:
+        """`receive`, without blocking the event loop."""
+        found = await self._bell.await_for(
+            lambda: asyncio.to_thread(self._take_mail, mailbox), seconds
+        )
+        return found is not None
+
+    def listen(self, channel: str) -> Subscription:
+        """Listen to a channel: what is published from now on."""
+        (last, *_) = self._row(NEXT, (channel, 0))
+        return ChannelSubscription(self, channel, last or 0)
+
+    def next_event(self, channel: str, last: int) -> tuple[int, int, int | None, bytes | None]:
+        """The last number given, the first event that is left, and the channel's next after `last`."""
+        latest, first, number, message = self._row(NEXT, (channel, last))
+        latest = latest or 0
+        return latest, latest + 1 if first is None else first, number, message
+
+    def await_event(self, look: Callable[[], Notice | None], seconds: float) -> Notice | None:
+        """Look until there is a notice, or the time is up."""
+        return cast(Notice | None, self._bell.wait_for(look, seconds))
+
+    def _take_mail(self, mailbox: str) -> int | None:
+        if self._row(LOOK, (mailbox,)) is None:
+            return None
+        with self._gate:
+            connection = self._writer or self._open_writer()
+            rows = connection.execute(TAKE, (mailbox,)).fetchall()
+        return rows[0][0] if rows else None
+
+    def _row(self, statement: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._open_reader()
+        try:
+            return connection.execute(statement, arguments).fetchone()
+        finally:
+            self._readers.append(connection)
 
     # --- housekeeping, behind the gate
 
@@ -195,7 +260,8 @@ class SQLiteDriver:
         self._until_reap -= 1
         if self._until_reap <= 0:
             self._until_reap = REAP_EVERY
-            connection.execute(REAP, (now, REAP_BATCH))
+            for statement in REAP:
+                connection.execute(statement, (now, REAP_BATCH))
 
     def _bound_wal(self, connection: sqlite3.Connection) -> None:
         try:
@@ -268,11 +334,13 @@ class SQLiteDriver:
         self._writer = None
         self._readers = []
         self._gate.forget()
+        self._bell.forget()
         self._worker.forget()
 
     def close(self) -> None:
         """Finish what is queued and close the file."""
         self._worker.close()
+        self._bell.close()
         if self._writer is None:
             return  # the file was never opened
         with self._gate:

@@ -17,6 +17,11 @@ CREATE TABLE IF NOT EXISTS records (
     deadline INTEGER  -- µs of the store's clock; NULL is never
 );
 CREATE INDEX IF NOT EXISTS deadlines ON records (deadline) WHERE deadline IS NOT NULL;
+CREATE TABLE IF NOT EXISTS mail (id INTEGER PRIMARY KEY, mailbox TEXT NOT NULL, deadline INTEGER);
+CREATE INDEX IF NOT EXISTS mailboxes ON mail (mailbox);
+CREATE TABLE IF NOT EXISTS events (  -- a number is never given twice, also when events are reaped
+    number INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT NOT NULL, message BLOB, deadline INTEGER
+);
 """
 LOAD: Final = "SELECT number, body, deadline FROM records WHERE key = ?"
 SAVE: Final = (
@@ -37,9 +42,25 @@ INSERT INTO records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key
 WHERE deadline <= ?4 OR (body IS NULL AND number + ?2 BETWEEN ?5 AND ?6)
 RETURNING number
 """
-REAP: Final = (
-    "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE deadline <= ? LIMIT ?)"
+REAP: Final = tuple(
+    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE deadline <= ? LIMIT ?)"  # noqa: S608  # our own names
+    for table in ("records", "mail", "events")
 )
+NOTIFY: Final = "INSERT INTO mail (mailbox, deadline) VALUES (?, ?)"
+PUBLISH: Final = "INSERT INTO events (channel, message, deadline) VALUES (?, ?, ?)"
+LOOK: Final = "SELECT id FROM mail WHERE mailbox = ? LIMIT 1"
+TAKE: Final = (
+    "DELETE FROM mail WHERE id = (SELECT id FROM mail WHERE mailbox = ? LIMIT 1) RETURNING id"
+)
+# The last number that was given; the first event that is left; the next of the channel and its message.
+NEXT: Final = """
+SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'), (SELECT min(number) FROM events),
+       number, message
+FROM (SELECT 1) LEFT JOIN (
+    SELECT number, message FROM events WHERE channel = ? AND number > ? ORDER BY number LIMIT 1
+)
+"""
+FORGOTTEN_AFTER: Final = 60_000_000  # µs for which a notification or message waits for its reader
 
 
 class WouldWrite(Exception):
@@ -53,8 +74,7 @@ class Rows:
         self._connection = connection
         self._now = now
         self.written = 0  # bytes, estimated
-        self.notified: list[str] = []  # mailboxes, in order
-        self.published: list[tuple[str, bytes]] = []  # channels and messages, in order
+        self.rings = False  # whether somebody waits for what was written
 
     def load(self, key: str) -> Record | None:
         """The living record at `key`."""
@@ -93,12 +113,16 @@ class Rows:
         ]
 
     def notify(self, mailbox: str) -> None:
-        """Remember whom to tell after COMMIT."""
-        self.notified.append(mailbox)
+        """Put a notification into a mailbox."""
+        self._connection.execute(NOTIFY, (mailbox, self._now + FORGOTTEN_AFTER))
+        self.written += PAGE
+        self.rings = True
 
     def publish(self, channel: str, message: bytes) -> None:
-        """Remember what to say after COMMIT."""
-        self.published.append((channel, message))
+        """Keep a message for those who listen."""
+        self._connection.execute(PUBLISH, (channel, message, self._now + FORGOTTEN_AFTER))
+        self.written += PAGE + len(message)
+        self.rings = True
 
 
 class ReadOnlyRows(Rows):
