@@ -425,6 +425,18 @@ def test_an_old_moment_for_a_new_one_is_found() -> None:
     assert len(differences(service, other)) == 1
 
 
+def test_moments_are_compared_in_every_form() -> None:
+    def service(form: str, days: float) -> Service:
+        return lambda run: run.answer(
+            "GET /x", {"at": (run.tick() + timedelta(days=days)).strftime(form)}
+        )
+
+    for form in ("%Y-%m-%d %H:%M:%S.%f", "%a, %d %b %Y %H:%M:%S GMT", "%Y-%m-%dT%H:%M:%SZ", "%s"):
+        assert differences(service(form, 1), service(form, 1)) == []
+        assert len(differences(service(form, 1), service(form, 3))) == 1
+        assert len(differences(service(form, 1), bodies({"at": "never"}))) == 1
+
+
 def test_a_moment_far_from_its_run_is_found() -> None:
     def service(days: float) -> Service:
         return lambda run: run.answer(

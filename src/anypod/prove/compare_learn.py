@@ -21,12 +21,17 @@ from anypod.prove.renaming import GLOBAL, Atom, Numeral, atoms, is_strong, show
 
 CLOCK = "clock"  # the domain of moments
 
+CODE = 4  # characters that a short code has at least
+DICE = 4  # times that a small number must come back, always alike, to be taken for an id
+
 _MEASURE = re.compile(
     r"(?:^|[._ -])(?:uptime|elapsed|duration|took|latency|runtime|ttl|expires_in|retry_after"
     r"|response_time|process_time|\w+_(?:ms|millis|seconds|secs|ns|us))$",
     re.IGNORECASE,
 )
-_ENCODED = re.compile(r"[A-Za-z0-9_-][\w+/=-]{15,}", re.ASCII)  # base64: its punctuation is random
+_ENCODED = re.compile(
+    r"(?:[\w+=-]|/(?=.*[+=]))[\w+/=-]{15,}", re.ASCII
+)  # base64: its punctuation is random
 _INDEX = re.compile(r"\[\d+\]")
 _WHOLE = -1  # the position of a slot that is not one atom
 
@@ -227,6 +232,8 @@ def _domains(occurrences: Sequence[_Occurrence], refuted: Collection[str]) -> di
             domains[scope] = None
         elif all(found.clock for found in group):
             domains[scope] = CLOCK
+        elif any(" " in found.first and " " in found.second for found in group):
+            domains[scope] = None  # prose
         elif all(is_strong(found.first) and is_strong(found.second) for found in group):
             domains[scope] = GLOBAL
         else:
@@ -251,7 +258,7 @@ def _weak_domains(weak: Mapping[str, list[_Occurrence]]) -> dict[str, str | None
         else:
             families.append(([scope], pairs))
     for members, pairs in families:
-        domain = members[0] if _is_evident(pairs) else None
+        domain = members[0] if _is_evident(pairs, len(members)) else None
         domains.update(dict.fromkeys(members, domain))
     return domains
 
@@ -264,10 +271,15 @@ def _is_one_to_one(pairs: Iterable[_Pair]) -> bool:
     return len(became) == len(come_from) == len(different)
 
 
-def _is_evident(pairs: Sequence[_Pair]) -> bool:
-    """Whether a value came back, or several numbers moved by the same amount."""
+def _is_evident(pairs: Sequence[_Pair], places: int) -> bool:
+    """Whether a value came back, or several numbers moved by the same amount.
+
+    A small number that comes back at one kind of place is no evidence: dice do that.
+    """
     different = set(pairs)
-    if len(different) < len(pairs):
+    came_back = len(pairs) - len(different)
+    coded = all(len(first) >= CODE and not first.isdigit() for _, first, _ in different)
+    if came_back >= (1 if places > 1 or coded else DICE):
         return True
     try:
         moved = {(run, Decimal(second) - Decimal(first)) for run, first, second in different}
