@@ -91,44 +91,51 @@ def _check(connection: psycopg.BaseConnection[Any]) -> None:
 
 def _on_sqlalchemy(connection: Any) -> tuple[Run | None, ARun | None] | None:
     from sqlalchemy.engine import Connection
-    from sqlalchemy.exc import DBAPIError
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session, scoped_session
-
-    def on(target: Any, statement: str, values: Values) -> Row:
-        link = target if isinstance(target, Connection) else target.connection()
-        if (link.dialect.name, link.dialect.driver) not in {
-            ("postgresql", "psycopg"),
-            ("postgresql", "psycopg_async"),
-        }:
-            raise ConfigurationError(
-                f"bind() needs the SQLAlchemy dialect postgresql+psycopg, not "
-                f"{link.dialect.name}+{link.dialect.driver}"
-            )
-        raw: Any = link.connection.driver_connection
-        if raw.autocommit:
-            raise ConfigurationError(_NO_TRANSACTION)
-        try:
-            return _one(link.exec_driver_sql(statement, tuple(values)).fetchone())
-        except DBAPIError as failure:
-            if isinstance(failure.orig, psycopg.Error):
-                raise failure.orig from failure
-            raise
 
     if isinstance(connection, Connection | Session | scoped_session):
 
         def run(statement: str, values: Values) -> Row:
-            return on(connection, statement, values)
+            return _through_sqlalchemy(connection, statement, values)
 
         return run, None
 
-    if isinstance(connection, AsyncConnection | AsyncSession):
+    # Its import needs greenlet; who holds one of its objects has imported it.
+    asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    if asynchronous is not None and isinstance(
+        connection, asynchronous.AsyncConnection | asynchronous.AsyncSession
+    ):
 
         async def arun(statement: str, values: Values) -> Row:
-            return await connection.run_sync(on, statement, values)
+            row: Row = await connection.run_sync(_through_sqlalchemy, statement, values)
+            return row
 
         return None, arun
     return None
+
+
+def _through_sqlalchemy(target: Any, statement: str, values: Values) -> Row:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.exc import DBAPIError
+
+    link: Connection = target if isinstance(target, Connection) else target.connection()
+    if (link.dialect.name, link.dialect.driver) not in {
+        ("postgresql", "psycopg"),
+        ("postgresql", "psycopg_async"),
+    }:
+        raise ConfigurationError(
+            f"bind() needs the SQLAlchemy dialect postgresql+psycopg, not "
+            f"{link.dialect.name}+{link.dialect.driver}"
+        )
+    raw: Any = link.connection.driver_connection
+    if raw.autocommit:
+        raise ConfigurationError(_NO_TRANSACTION)
+    try:
+        return _one(link.exec_driver_sql(statement, tuple(values)).fetchone())
+    except DBAPIError as failure:
+        if isinstance(failure.orig, psycopg.Error):
+            raise failure.orig from failure
+        raise
 
 
 def _on_django(connection: Any) -> Run:

@@ -408,13 +408,14 @@ class PostgresDriver:
             self._leave(loop)
 
     async def aclose(self) -> None:
-        """Close the connections, those of this event loop first."""
+        """Close what belongs to this event loop, and what idles; other loops and threads go on."""
         loop = asyncio.get_running_loop()
         if (lanes := self._lanes.pop(loop, None)) is not None:
             lanes.close()
         if (listener := self._listeners.pop(loop, None)) is not None:
             listener.close()
-        self.close()
+        self._pool.drain()
+        self._listener.close()
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what belongs to an event loop, from wherever this is called."""

@@ -206,11 +206,15 @@ class Pool:
             self._open.add(pooled)
         return pooled
 
-    def close(self) -> None:
-        """Close what is idle; what is in use is closed when it is given back."""
-        self._closed = True
+    def drain(self) -> None:
+        """Close what is idle."""
         while True:
             try:
                 self.discard(self._idle.pop())
             except IndexError:
                 return
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it is given back."""
+        self._closed = True
+        self.drain()

@@ -159,6 +159,8 @@ def migrate(
     """
     plan = steps() if plan is None else plan
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        # Whatever the database's default: after the lock one must see what its last holder did.
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         row = cursor.execute(_FACTS).fetchone()
         assert row is not None
