@@ -31,7 +31,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from msgspec import Struct
 
@@ -152,6 +152,10 @@ class Cache(Generic[T]):
         self._prefix = ""
         self._logged = -math.inf
 
+    @overload
+    def get(self, key: Key) -> T | None: ...
+    @overload
+    def get(self, key: Key, default: D) -> T | D: ...
     def get(self, key: Key, default: D | None = None) -> T | D | None:
         """The value at `key` while it is fresh, else `default`. Loads nothing.
 
@@ -160,6 +164,10 @@ class Cache(Generic[T]):
         """
         return run(self._store, self._get(key, default))
 
+    @overload
+    async def aget(self, key: Key) -> T | None: ...
+    @overload
+    async def aget(self, key: Key, default: D) -> T | D: ...
     async def aget(self, key: Key, default: D | None = None) -> T | D | None:
         """`get`, awaiting."""
         return await arun(self._store, self._get(key, default))
