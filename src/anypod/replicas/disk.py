@@ -9,6 +9,7 @@ content of young files is hashed as well.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from anypod.replicas.change import Change
@@ -30,6 +32,8 @@ LEFT_OUT = frozenset({
 })  # fmt: skip
 MAX_BYTES = 256 << 20
 MAX_FILES = 50_000
+
+_WEIGHED = 50_000  # entries per folder: enough to name the heaviest, in bounded time
 
 _YOUNG_NS = 100_000_000  # coarser than any tick of a file system's clock that we have met
 _HASHED = 1 << 20
@@ -63,7 +67,8 @@ def copy_tree(
     """Copy a project tree, keeping times, modes and symlinks.
 
     Version control, virtual environments and tool caches are left out, and so are sockets, pipes and
-    what cannot be read. A symlink into the tree by absolute path leads into the copy.
+    what cannot be read. A symlink into the tree by absolute path leads into the copy. Nothing is
+    copied before all is weighed.
 
     Args:
         source: the tree.
@@ -75,26 +80,33 @@ def copy_tree(
     Raises:
         TreeTooLarge: the tree is larger than that.
     """
-    bytes_, files = 0, 0
+    size, files, links, folders = 0, dict[Path, Path](), dict[Path, Path](), [target]
     pending = [(source, target)]
     while pending:
         here, there = pending.pop()
-        there.mkdir(parents=True, exist_ok=True)
         for entry in _scan(here):
             path, copy = Path(entry.path), there / entry.name
-            if entry.is_symlink():
-                copy.symlink_to(_inside(Path(path.readlink()), source, target))
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 if entry.name in LEFT_OUT or path in leave_out or (path / "pyvenv.cfg").exists():
                     continue
                 pending.append((path, copy))
-            elif entry.is_file(follow_symlinks=False) and os.access(path, os.R_OK):
-                size = entry.stat(follow_symlinks=False).st_size
-                bytes_, files = bytes_ + size, files + 1
-                if bytes_ > max_bytes or files > max_files:
-                    raise _too_large(source, max_bytes, max_files)
-                shutil.copy2(path, copy)
-    shutil.copymode(source, target)
+                folders.append(copy)
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed while we look
+                if entry.is_symlink():
+                    links[copy] = _inside(path.readlink(), source, target)
+                elif entry.is_file(follow_symlinks=False) and os.access(path, os.R_OK):
+                    size += entry.stat(follow_symlinks=False).st_size
+                    files[path] = copy
+            if size > max_bytes or len(files) > max_files:
+                raise _too_large(source, max_bytes, max_files)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, copy in files.items():
+        with contextlib.suppress(FileNotFoundError):  # an editor or another service removed it
+            shutil.copy2(path, copy)
+    for copy, link in links.items():
+        copy.symlink_to(link)
 
 
 def _inside(link: Path, source: Path, target: Path) -> Path:
@@ -107,7 +119,7 @@ def _too_large(source: Path, max_bytes: int, max_files: int) -> TreeTooLarge:
         if entry.is_dir(follow_symlinks=False) and entry.name not in LEFT_OUT:
             sizes[entry.name] = sum(
                 item.stat(follow_symlinks=False).st_size
-                for item in _walk(Path(entry.path))
+                for item in islice(_walk(Path(entry.path)), _WEIGHED)
                 if item.is_file(follow_symlinks=False)
             )
     heaviest = max(sizes, key=lambda name: sizes[name], default="")
@@ -243,6 +255,10 @@ class Disk:
             return
         present = snapshot(self.path, self._pristine)
         differing = diff(self._pristine, present)
+        for name in differing:
+            wanted, found = self._pristine.get(name), present.get(name)
+            if wanted and found and wanted.kind == found.kind == "directory":
+                (self.path / name).chmod(wanted.mode)  # or nothing inside could be put back
         for name in reversed(differing):
             wanted, found = self._pristine.get(name), present.get(name)
             if found is None or (wanted and wanted.kind == found.kind != "link"):
@@ -265,6 +281,8 @@ class Disk:
             path.chmod(wanted.mode)
         else:
             source = self._source(name)
+            if path.exists() and not os.access(path, os.W_OK):
+                path.unlink()
             shutil.copyfile(source, path)
             shutil.copystat(source, path)
             path.chmod(wanted.mode)
@@ -362,3 +380,8 @@ def _text(path: Path) -> str | None:
 def remove_tree(path: Path) -> None:
     """Remove a directory with all that it holds, as far as the system allows."""
     shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        for entry in _walk(path):  # folders that the service had closed to writers
+            if entry.is_dir(follow_symlinks=False):
+                Path(entry.path).chmod(0o700)
+        shutil.rmtree(path, ignore_errors=True)

@@ -43,6 +43,7 @@ from anypod.replicas.disk import remove_tree
 from anypod.replicas.errors import BadTarget
 from anypod.replicas.guard import Guard, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
+from anypod.replicas.processes import descendants
 from anypod.replicas.target import Target, kind_of, own_traceback
 
 _PR_SET_PDEATHSIG = 1
@@ -369,6 +370,8 @@ def _why_not_forked(known: set[int]) -> str:
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and (count := len(list(tasks.iterdir()))) > 1:
         return f"its import started {count - 1} native threads"
+    if started := descendants(os.getpid()):
+        return f"its import started {len(started)} processes"
     left = {fd: what for fd, what in _open_for_writing().items() if fd not in known}
     if left:
         return f"its import left {next(iter(left.values()))}"
