@@ -10,8 +10,11 @@ import pytest
 from anypod import State
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/anypod.db"
+    if request.param == "redis":
+        url = str(request.getfixturevalue("redis_url"))
+    else:
+        url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/anypod.db"
     with State(url) as opened:
         yield opened
