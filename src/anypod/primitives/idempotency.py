@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete
@@ -36,6 +37,7 @@ from anypod.primitives.heartbeat import Heartbeat
 from anypod.serializer import Serializer, Undecodable
 
 if TYPE_CHECKING:
+    from anypod.primitives.within import Within
     from anypod.stores import Store
 
 # The first byte of a stored outcome.
@@ -109,7 +111,7 @@ class Idempotency:
             NotReplayable: the operation is complete, its outcome was not kept.
             LeaseLost: at the end of the block, another holder has taken over.
         """
-        claimed = run(self.store, self._claim(key, fingerprint, wait))
+        claimed = run(self.store, self.claim_flow(key, fingerprint, wait))
         attempt = self._attempt(key, claimed)
         if attempt.replayed:
             yield attempt
@@ -129,7 +131,7 @@ class Idempotency:
         self, key: Key, fingerprint: str = "", *, wait: float = 0.0
     ) -> AsyncIterator[Attempt]:
         """`claim` as an asynchronous context manager; complete with `acomplete`."""
-        claimed = await arun(self.store, self._claim(key, fingerprint, wait))
+        claimed = await arun(self.store, self.claim_flow(key, fingerprint, wait))
         attempt = self._attempt(key, claimed)
         if attempt.replayed:
             yield attempt
@@ -144,16 +146,31 @@ class Idempotency:
             if not attempt.settled:
                 await attempt.acomplete(None)
 
-    def _address(self, key: Key) -> str:
+    def within(self, connection: Any, *, lock_timeout: float = 2.0) -> Within:
+        """Claims whose work and outcome are one transaction of the caller's: exactly once.
+
+        Args:
+            connection: of psycopg or sqlite3, a SQLAlchemy `Session` or `Connection` (async too), or
+                Django's inside `atomic`. Its database has the table `anypod_operations`
+                (`anypod.primitives.within.table`), and, with SQLite, is another file than the store's.
+            lock_timeout: seconds to wait for another transaction on the same key.
+        """
+        from anypod.primitives.within import Within
+
+        return Within(self, connection, lock_timeout=lock_timeout)
+
+    def address(self, key: Key) -> str:
+        """Where the claim of an operation is."""
         if not self._prefix:
             self._prefix = self.store.prefix("idempotency", self.name)
         return self._prefix + encode(key)
 
-    def _claim(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
+    def claim_flow(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
+        """Claim, waiting for whoever is at work; the reply is granted or complete."""
         patience = time.monotonic() + wait
         pause = _FIRST_PAUSE
         while True:
-            claimed: Claimed = yield Claim(self._address(key), fingerprint, self.lease, self.ttl)
+            claimed: Claimed = yield Claim(self.address(key), fingerprint, self.lease, self.ttl)
             if claimed.status is ClaimStatus.REUSED:
                 raise KeyReused(
                     f"idempotency {self.name!r}: this key belongs to an operation with other "
@@ -172,17 +189,17 @@ class Idempotency:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _attempt(self, key: Key, claimed: Claimed) -> Attempt:
-        attempt = Attempt(self, self._address(key), claimed.token, claimed.attempt)
+        attempt = Attempt(self, self.address(key), claimed.token, claimed.attempt)
         if claimed.status is ClaimStatus.COMPLETE:
-            attempt.replayed = attempt.settled = True
-            attempt.outcome = self._outcome(claimed.outcome or b"")
+            attempt.replay(claimed.outcome or b"")
         return attempt
 
     def encoded(self, outcome: Any) -> bytes:
         """An outcome as bytes."""
         return _VALUE + self._serializer.encode(outcome)
 
-    def _outcome(self, stored: bytes) -> Any:
+    def decoded(self, stored: bytes) -> Any:
+        """The outcome that these bytes stand for; a kept failure is raised."""
         kind, rest = stored[:1], stored[1:]
         if kind == _FAILURE:
             raise EarlierFailure(
@@ -221,6 +238,22 @@ class Attempt:
         self.settled = False
         self.outcome: Any = None
         self._family = family
+
+    def replay(self, stored: bytes) -> None:
+        """Take over what the operation gave the first time."""
+        self.replayed = self.settled = True
+        self.outcome = self._family.decoded(stored)
+
+    def downstream_key(self, name: str) -> str:
+        """An idempotency key for a call that the handler makes to another service.
+
+        The same operation gives the same key each time, on whichever replica and attempt, so that the
+        other service can recognise the repetition.
+
+        Args:
+            name: which of the handler's calls: "charge", "mail", …
+        """
+        return blake2b(f"{self.address}\0{name}".encode(), digest_size=20).hexdigest()
 
     def complete(self, outcome: Any = None, *, ttl: float | None = None) -> None:
         """Store the outcome; from now on everybody gets it.
