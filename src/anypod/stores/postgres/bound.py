@@ -24,6 +24,7 @@ from psycopg.rows import tuple_row
 
 from anypod.commands import Command
 from anypod.errors import ConfigurationError, StoreError
+from anypod.stores.notices import Subscription
 from anypod.stores.postgres.binary import Row, Values
 from anypod.stores.postgres.calls import answer
 
@@ -229,6 +230,10 @@ class BoundDriver:
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
         return await self._parent.areceive(mailbox, seconds)
+
+    def listen(self, channel: str) -> Subscription:
+        """Listen to a channel, outside the transaction."""
+        return self._parent.listen(channel)
 
     def classify(self, failure: Exception) -> type[StoreError]:
         """What a raised error means; a lost connection has taken its transaction with it."""

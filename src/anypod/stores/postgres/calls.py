@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 
 from msgspec import msgpack
 
 from anypod import commands as c
 from anypod.stores.postgres.binary import Function, Row, Values
+from anypod.stores.postgres.names import as_bytes, as_text, channel_name, place
 from anypod.stores.specification import WrongRecord, once_key
 from anypod.stores.specification.limits import policy_name
 
-_LONGEST_KEY: Final = 1000  # bytes; an index entry holds 2,700
 _EDGE: Final = 2**61  # µs or units: further than any sum in a function may reach
 _KINDS: Final = {
     1: "value",
@@ -58,24 +57,6 @@ def _optional(seconds: float | None) -> int | None:
 
 def _bounded(number: int) -> int:
     return number if -_EDGE <= number <= _EDGE else max(-_EDGE, min(_EDGE, number))
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(body: bytes) -> str:
-    return bytes(body).decode("utf-8", "surrogatepass")
-
-
-def place(key: str) -> str:
-    """The key as the column holds it: itself, or a hash where it is too long or not printable ASCII.
-
-    Keys as `Store` names them always stay what they are; only the ids of operations may be hashed.
-    """
-    if len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable() and key[:2] != "#h":
-        return key
-    return "#h" + blake2b(_bytes(key), digest_size=32).hexdigest()
 
 
 def refuse(command: c.Command[Any], fault: int) -> WrongRecord:
@@ -120,7 +101,7 @@ def _stored(command: c.Put, row: Row) -> c.Stored:
 def _page(command: c.Scan, row: Row) -> c.Page:
     _, keys, versions, payloads = row
     items = tuple(
-        (_text(key), c.Versioned(bytes(payload), version))
+        (as_text(key), c.Versioned(bytes(payload), version))
         for key, version, payload in zip(keys or (), versions or (), payloads or (), strict=True)
     )
     return c.Page(items, items[-1][0] if len(items) == command.limit else None)
@@ -190,16 +171,6 @@ def _held(command: c.Command[bool], row: Row) -> bool:  # noqa: ARG001
 # --- slots
 
 
-def channel(name: str) -> str:
-    """What listeners to a channel LISTEN to."""
-    return "anypod_" + blake2b(_bytes(name), digest_size=16).hexdigest()
-
-
-def mail_box(mailbox: str) -> str:
-    """Under which name the notifications in a mailbox are kept."""
-    return sha256(_bytes(mailbox)).hexdigest()
-
-
 def _acquired(command: c.Acquire, row: Row) -> c.Acquired:  # noqa: ARG001
     _, token, position, remaining, held = row
     return c.Acquired(token, position, (remaining or 0) / 1e6, held)
@@ -256,16 +227,18 @@ def _document(command: c.ReadDocument, row: Row) -> c.Document | None:  # noqa: 
     _, version, left, names, parts = row
     if version is None:
         return None
-    fields = {_text(name): bytes(part) for name, part in zip(names or (), parts or (), strict=True)}
+    fields = {
+        as_text(name): bytes(part) for name, part in zip(names or (), parts or (), strict=True)
+    }
     return c.Document(fields, version, None if left is None else left / 1e6)
 
 
 def _patch(command: c.PatchDocument, offset: int, wait: int) -> Values:
     return [
         place(command.key),
-        [_bytes(name) for name in command.put],
+        [as_bytes(name) for name in command.put],
         list(command.put.values()),
-        [_bytes(name) for name in command.drop],
+        [as_bytes(name) for name in command.drop],
         _EXISTENCE[command.existence],
         _optional(command.idle),
         _optional(command.absolute),
@@ -280,7 +253,7 @@ def _patch(command: c.PatchDocument, offset: int, wait: int) -> Values:
 def _cache_read(command: c.CacheRead, offset: int, wait: int) -> Values:
     lease = micros(command.lease) or int(command.lease > 0)
     early = min(command.early, 1e150)  # a product that overflows is an error there, not infinity
-    return [place(command.key), _bytes(command.schema), lease, early, offset, wait]
+    return [place(command.key), as_bytes(command.schema), lease, early, offset, wait]
 
 
 def _cache_reply(command: c.CacheRead, row: Row) -> c.CacheReply:  # noqa: ARG001
@@ -301,7 +274,7 @@ def _cache_fill(command: c.CacheFill, offset: int, wait: int) -> Values:
     return [
         place(command.key),
         None if command.lease is None else _bounded(command.lease),
-        _bytes(command.schema),
+        as_bytes(command.schema),
         command.payload,
         micros(command.soft),
         micros(command.hard),
@@ -365,7 +338,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         ),
         lambda q, offset, wait: [
             place(q.key),
-            _bytes(q.fingerprint),
+            as_bytes(q.fingerprint),
             micros(q.lease),
             micros(q.ttl),
             offset,
@@ -403,7 +376,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         ),
         lambda q, offset, wait: [
             place(q.key),
-            _bytes(q.waiter),
+            as_bytes(q.waiter),
             micros(q.lease),
             micros(q.patience),
             q.limit,
@@ -419,7 +392,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     ),
     c.Withdraw: Call(
         _VACATE,
-        lambda q, offset, wait: [place(q.key), None, _bytes(q.waiter), offset, wait],
+        lambda q, offset, wait: [place(q.key), None, as_bytes(q.waiter), offset, wait],
         _held,
     ),
     c.Take: Call(
@@ -433,7 +406,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     ),
     c.Publish: Call(
         Function("publish_v1", "text, bytea", ""),
-        lambda q, _offset, _wait: [channel(q.key), q.message],
+        lambda q, _offset, _wait: [channel_name(q.key), q.message],
         lambda _command, _row: None,
     ),
     c.ReadDocument: Call(

@@ -24,6 +24,7 @@ from psycopg import errors
 
 from anypod.commands import CacheRead, Command, Get, ReadDocument, Total
 from anypod.errors import (
+    ConfigurationError,
     Conflict,
     OutcomeUnknown,
     RecordError,
@@ -36,10 +37,12 @@ from anypod.stores.postgres import schema
 from anypod.stores.postgres.address import Address
 from anypod.stores.postgres.binary import Function, Values
 from anypod.stores.postgres.bound import BoundDriver
-from anypod.stores.postgres.calls import Call, answer, call_for, mail_box, micros
+from anypod.stores.postgres.calls import Call, answer, call_for, micros
+from anypod.stores.postgres.channels import ChannelSubscription
 from anypod.stores.postgres.lanes import Lanes
-from anypod.stores.postgres.link import Link, Unanswered, Unsent, repeatable
+from anypod.stores.postgres.link import NOT_KEPT, Link, Unanswered, Unsent, repeatable
 from anypod.stores.postgres.mail import GLANCE, LoopListener, ThreadListener
+from anypod.stores.postgres.names import channel_name, mail_box
 from anypod.stores.postgres.pool import Pool
 from anypod.stores.specification import WrongRecord
 
@@ -90,6 +93,7 @@ class PostgresDriver:
         if address.synchronous:
             self.capabilities |= Capability.DURABLE_FENCING
         self._facts: schema.Facts | None = None
+        self._keeps = True  # sessions keep prepared statements, as far as is known
         self._commands = 0
         self._begin()
         forks.watch(self)
@@ -139,6 +143,7 @@ class PostgresDriver:
                 pool.give(pooled)
             if not isinstance(outcome, psycopg.Error):
                 return outcome
+            self._learn(outcome)
             if not repeatable(outcome) or attempt >= ATTEMPTS:
                 self.explain(outcome)
                 raise outcome
@@ -179,22 +184,34 @@ class PostgresDriver:
         call, values = self.call(command)
         parameters = call.function.pack(values)
         lanes = self._lanes_here()
-        deadline = lanes.loop.time() + self.address.timeout
-        attempt = 0
-        while True:
-            attempt += 1
-            outcome = await lanes.carry_out(call.function, parameters, deadline)
-            if not isinstance(outcome, psycopg.Error):
-                break
-            again = repeatable(outcome) or isinstance(outcome, Unsent)
-            if not again or attempt >= ATTEMPTS or lanes.loop.time() >= deadline:
-                self.explain(outcome)
-                raise outcome
+        outcome = await self._acarry_out(lanes, call.function, parameters)
         if self._due(command):
             task = lanes.loop.create_task(self._areap_some(lanes))
             self._reaping.add(task)
             task.add_done_callback(self._reaping.discard)
         return answer(call, command, outcome)  # type: ignore[no-any-return]
+
+    async def _acarry_out(
+        self, lanes: Lanes, function: Function, parameters: list[bytes | None]
+    ) -> Any:
+        deadline = lanes.loop.time() + self.address.timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            outcome = await lanes.carry_out(function, parameters, deadline)
+            if not isinstance(outcome, psycopg.Error):
+                return outcome
+            self._learn(outcome)
+            again = repeatable(outcome) or isinstance(outcome, Unsent)
+            if not again or attempt >= ATTEMPTS or lanes.loop.time() >= deadline:
+                self.explain(outcome)
+                raise outcome
+
+    def _learn(self, failure: psycopg.Error) -> None:
+        """Stop preparing statements where they turn out not to be kept."""
+        if isinstance(failure, NOT_KEPT) and self._keeps:
+            self._keeps = False
+            log.info("%s does not keep prepared statements; going on without", self.address.place)
 
     # --- connections
 
@@ -227,9 +244,9 @@ class PostgresDriver:
             return self._facts
 
     def _prepares(self, found: schema.Facts) -> bool:
-        if self.address.prepare is not None:
-            return self.address.prepare
-        return not found.pooled
+        if self.address.prepare is None:
+            return self._keeps and not found.pooled
+        return self._keeps and self.address.prepare
 
     def look(self) -> schema.Facts:
         """Open one connection if none was opened yet, and say what the server is like."""
@@ -299,12 +316,7 @@ class PostgresDriver:
 
         async def take() -> bool:
             parameters = _TAKE_MAIL.pack([box, micros(self.clock_offset)])
-            deadline = loop.time() + self.address.timeout
-            outcome = await lanes.carry_out(_TAKE_MAIL, parameters, deadline)
-            if isinstance(outcome, psycopg.Error):
-                self.explain(outcome)
-                raise outcome
-            return bool(outcome[1])
+            return bool((await self._acarry_out(lanes, _TAKE_MAIL, parameters))[1])
 
         found = await asyncio.to_thread(self.look) if self._facts is None else self._facts
         if self._listens(found):
@@ -318,6 +330,24 @@ class PostgresDriver:
                 return False
             await asyncio.sleep(min(GLANCE, left))
         return True
+
+    def listen(self, channel: str) -> ChannelSubscription:
+        """Listen to a channel, on a connection of its own; in force when this returns.
+
+        Raises:
+            ConfigurationError: a pooler stands in between, and the URL has no `listen_url`.
+            psycopg.Error: the server cannot be reached.
+        """
+        if not self._listens(self.look()):
+            raise ConfigurationError(
+                f"{self.address.place} is behind a pooler, which passes no notifications on; name the "
+                f"server itself in the store URL: listen_url=postgresql://host:5432"
+            )
+        return ChannelSubscription(
+            lambda: psycopg.Connection.connect(self.address.listen, autocommit=True),
+            channel_name(channel),
+            self.address.timeout,
+        )
 
     def _listens(self, found: schema.Facts) -> bool:
         """Whether LISTEN reaches the server's own session."""
@@ -343,10 +373,10 @@ class PostgresDriver:
 
     async def _areap_some(self, lanes: Lanes) -> None:
         parameters = _REAP.pack([REAP_BATCH, micros(self.clock_offset)])
-        deadline = lanes.loop.time() + self.address.timeout
-        outcome = await lanes.carry_out(_REAP, parameters, deadline)
-        if isinstance(outcome, psycopg.Error):
-            log.warning("%s: could not reap what has expired: %s", self.address.place, outcome)
+        try:
+            await self._acarry_out(lanes, _REAP, parameters)
+        except psycopg.Error as failure:
+            log.warning("%s: could not reap what has expired: %s", self.address.place, failure)
 
     def reap(self, limit: int = 1000) -> int:
         """Delete at most `limit` expired rows of each table; how many went.
@@ -415,7 +445,7 @@ class PostgresDriver:
         if (listener := self._listeners.pop(loop, None)) is not None:
             listener.close()
         self._pool.drain()
-        self._listener.close()
+        self._listener.drain()
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what belongs to an event loop, from wherever this is called."""

@@ -31,7 +31,7 @@ Outcome: TypeAlias = Row | psycopg.Error
 
 # What tells that this session does not keep prepared statements, as behind a transaction pooler:
 # no such statement, a statement that somebody else has prepared.
-_NOT_KEPT: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
+NOT_KEPT: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # After these the next command is better off on another connection: a primary that was demoted, a server
 # that goes down.
 _LEAVE: Final = (errors.ReadOnlySqlTransaction, errors.OperatorIntervention)
@@ -162,7 +162,7 @@ class Link:
                 flight.error = failure
                 if flight.prepares:
                     self._prepared.discard(flight.function.name)
-                if isinstance(failure, _NOT_KEPT):
+                if isinstance(failure, NOT_KEPT):
                     self.prepare = False
                 elif isinstance(failure, _LEAVE):
                     self.retired = True
@@ -204,4 +204,4 @@ def _outcome(flight: _Flight) -> Outcome:
 
 def repeatable(failure: psycopg.Error) -> bool:
     """Whether the same command may be sent again: it was rolled back, for reasons that pass."""
-    return isinstance(failure, (*_NOT_KEPT, errors.SerializationFailure, errors.DeadlockDetected))
+    return isinstance(failure, (*NOT_KEPT, errors.SerializationFailure, errors.DeadlockDetected))

@@ -91,7 +91,7 @@ class ThreadListener:
             try:
                 boxes = [note.payload for note in connection.notifies(timeout=left, stop_after=1)]
                 lost = False
-            except psycopg.OperationalError:
+            except psycopg.Error:
                 pass  # everybody looks again, and whoever connects anew hears what is wrong
             finally:
                 with self._changed:
@@ -104,8 +104,14 @@ class ThreadListener:
                             self._news[announced] += 1
                     self._changed.notify_all()
 
+    def drain(self) -> None:
+        """End the session unless somebody waits."""
+        with self._changed:
+            if not self._waiting:
+                self.close()
+
     def close(self) -> None:
-        """End the session; who waits looks once more and hears of it."""
+        """End the session; who waits looks once more, on a new one."""
         if self.connection is not None:
             self.connection.close()
 

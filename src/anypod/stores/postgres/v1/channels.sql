@@ -1,10 +1,21 @@
 -- Notifications: mailboxes, whose content waits, and channels, whose messages do not.
 
--- p_channel: the name that listeners LISTEN to.
+-- p_channel: the name that listeners LISTEN to. A notification holds less than 8,000 bytes: a longer
+-- message goes in parts, which arrive together because they are of one transaction.
 CREATE FUNCTION anypod.publish_v1(p_channel text, p_message bytea, OUT fault smallint)
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    -- Equal notifications of one transaction are delivered once, so that each message has a stamp.
+    stamp CONSTANT text := to_hex(anypod.clock_v1(0));
+    body  CONSTANT text := replace(encode(p_message, 'base64'), E'\n', '');
+    parts CONSTANT integer := greatest(1, (length(body) + 6999) / 7000);
 BEGIN
-    PERFORM pg_notify(p_channel, replace(encode(p_message, 'base64'), E'\n', ''));
+    FOR part IN 1 .. parts LOOP
+        PERFORM pg_notify(
+            p_channel,
+            stamp || '.' || part || '.' || parts || '.' || substr(body, (part - 1) * 7000 + 1, 7000)
+        );
+    END LOOP;
 END
 $$;
 
