@@ -6,7 +6,15 @@ import os
 
 import pytest
 
-from anypod.replicas import Application, BadShare, BadTarget, StartFailed, TreeTooLarge, World
+from anypod.replicas import (
+    Application,
+    BadShare,
+    BadTarget,
+    MissingServer,
+    StartFailed,
+    TreeTooLarge,
+    World,
+)
 
 
 def failure(world: World) -> StartFailed:
@@ -112,6 +120,15 @@ def test_a_lifespan_that_fails(worlds, tree):
     assert "ValueError: no database" in error.traceback
     assert f'File "{tree}/service.py", line 7, in lifespan' in error.traceback
     assert "uvicorn" not in error.traceback
+
+
+@pytest.mark.parametrize(("server", "async_"), [("waitress", ""), ("uvicorn", "async ")])
+def test_a_server_that_is_not_installed_is_named(worlds, server, async_):
+    source = (
+        f"import sys\nsys.modules[{server!r}] = None\n{async_}def app(scope, receive, *send): ...\n"
+    )
+    with pytest.raises(MissingServer, match=rf"{server}.*anypod\[prove\]"):
+        worlds(source).start(0)
 
 
 def test_after_a_failed_start_the_world_closes_in_order(worlds):

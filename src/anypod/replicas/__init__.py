@@ -12,6 +12,7 @@ from anypod.replicas.change import Change, DeclaredCache
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
+    MissingServer,
     RemoteHost,
     ReplicaError,
     ReplicaUnresponsive,
@@ -28,6 +29,7 @@ __all__ = [
     "BadTarget",
     "Change",
     "DeclaredCache",
+    "MissingServer",
     "RemoteHost",
     "Replica",
     "ReplicaError",

@@ -5,6 +5,7 @@ ReplicaError
 ├── TreeTooLarge        the project tree is too large to be copied for each replica
 ├── BadShare            a `--shared` path that cannot be a volume
 ├── RemoteHost          the environment names a host that is not this machine
+├── MissingServer       the server that replicas run under is not installed
 ├── StartFailed         the service's own code failed, hung or left while it started
 └── ReplicaUnresponsive a live replica did not answer the probe
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 __all__ = [
     "BadShare",
     "BadTarget",
+    "MissingServer",
     "RemoteHost",
     "ReplicaError",
     "ReplicaUnresponsive",
@@ -44,6 +46,10 @@ class RemoteHost(ReplicaError):
 
 class ReplicaUnresponsive(ReplicaError):
     """A replica is alive but did not answer the probe in time."""
+
+
+class MissingServer(ReplicaError):
+    """waitress or uvicorn is not installed."""
 
 
 class StartFailed(ReplicaError):

@@ -40,7 +40,7 @@ from typing import Any, NoReturn
 from anypod.replicas import serve
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import remove_tree
-from anypod.replicas.errors import BadTarget
+from anypod.replicas.errors import BadTarget, MissingServer
 from anypod.replicas.guard import Guard, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
 from anypod.replicas.processes import descendants
@@ -101,8 +101,8 @@ class Lineage:
             self.application = self.target.load()
             self.kind = kind_of(self.application, str(self.target))
             serve.prepare(self.kind)
-        except BadTarget as exc:
-            self.fail(str(exc), kind="target")
+        except (BadTarget, MissingServer) as exc:
+            self.fail(str(exc), kind=type(exc).__name__)
         except BaseException as exc:  # noqa: BLE001  # what the user's import raises is their news, sys.exit included
             self.fail(_told(exc, "while it was imported"), self.own_traceback(exc))
         finally:

@@ -17,7 +17,7 @@ from anypod.replicas.change import Change, DeclaredCache
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import Disk, remove_tree
 from anypod.replicas.environment import hostname_of
-from anypod.replicas.errors import BadTarget, ReplicaUnresponsive, StartFailed
+from anypod.replicas.errors import BadTarget, MissingServer, ReplicaUnresponsive, StartFailed
 from anypod.replicas.processes import kill_group
 
 __all__ = ["Pod", "Replica", "Site"]
@@ -270,8 +270,9 @@ class Pod:
             return message
         log = self._starting_log()
         self.end()
-        if message["kind"] == "target":
-            raise BadTarget(message["reason"])
+        for kind in (BadTarget, MissingServer):
+            if message["kind"] == kind.__name__:
+                raise kind(message["reason"])
         raise StartFailed(
             f"{self.site.target}: {message['reason']}", traceback=message["traceback"], log=log
         )

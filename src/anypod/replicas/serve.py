@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from anypod.replicas.errors import MissingServer
+
 __all__ = ["StartupFailed", "listen", "prepare", "serve"]
 
 _BACKLOG = 128
@@ -26,14 +28,28 @@ class StartupFailed(Exception):
 
 
 def prepare(kind: str) -> None:
-    """Import the server, in the parent: replicas that are forked later have it at once."""
-    if kind == "asgi":
-        import uvicorn.lifespan.on
-        import uvicorn.protocols.http.auto  # noqa: F401  # loaded for its effect
-    else:
-        import encodings.idna  # noqa: F401  # waitress resolves a name when it starts
+    """Import the server, in the parent: replicas that are forked later have it at once.
 
-        import waitress.server  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  # loaded
+    Args:
+        kind: "wsgi" or "asgi".
+
+    Raises:
+        MissingServer: it is not installed.
+    """
+    try:
+        if kind == "asgi":
+            import uvicorn.lifespan.on
+            import uvicorn.protocols.http.auto  # noqa: F401  # loaded for its effect
+        else:
+            import encodings.idna  # noqa: F401  # waitress resolves a name when it starts
+
+            import waitress.server  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  # loaded
+    except ModuleNotFoundError as exc:
+        raise MissingServer(
+            f"replicas of {kind.upper()} applications run under "
+            f"{'uvicorn' if kind == 'asgi' else 'waitress'}, but there is no module {exc.name!r}: "
+            f"pip install 'anypod[prove]' beside the service"
+        ) from exc
 
 
 def listen() -> socket.socket:
