@@ -38,10 +38,13 @@ ELSEWHERE: Final = frozenset(
     {"ANYPOD_URL", "ANYPOD_NAMESPACE", "DATABASE_URL", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 )
 # What happens to one pod that is moved is tried once, where only one is wanted.
+BUDGET: Final = 180.0  # seconds for one proof, which takes about ten: a slow machine gets there too
 SEVERAL_PODS: Final = Options(
-    replicas=3, schedules=frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY})
+    replicas=3,
+    budget=BUDGET,
+    schedules=frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY}),
 )
-ONE_POD: Final = Options(replicas=1, schedules=frozenset({Kind.POD_MOVED}))
+ONE_POD: Final = Options(replicas=1, budget=BUDGET, schedules=frozenset({Kind.POD_MOVED}))
 EPILOG: Final = """\
 exit codes: 0 the broken shop was found broken in every practice and the fixed one clean,
 1 some row is not as expected (it is named)"""

@@ -196,8 +196,11 @@ def _clean(practice: Practice, seen: Seen, verdict: Verdict) -> Cell:
     if practice.broken and seen.findings:
         evidence = tuple(_found(one) for one in seen.findings)
         return Cell("same", evidence, as_expected=False)
-    tried = 0 if verdict.coverage is None else verdict.coverage.schedules[0]
-    return Cell("same", (f"in {tried} schedules",), as_expected=not verdict.partial)
+    tried, possible = (0, 0) if verdict.coverage is None else verdict.coverage.schedules
+    if verdict.partial:
+        evidence = (f"in {tried} of {possible} schedules, then the time was used up",)
+        return Cell("same", evidence, as_expected=False)
+    return Cell("same", (f"in {tried} schedules",), as_expected=True)
 
 
 def _asked(practice: Practice, verdict: Verdict) -> bool:
