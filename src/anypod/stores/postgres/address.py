@@ -29,6 +29,11 @@ OWN: Final[dict[str, Any]] = {
 }
 
 _SECRET: Final = {"password", "sslpassword", "oauth_client_secret"}
+_HINT: Final = (
+    "it should look like postgresql://user:password@host:5432/database, with every character of the "
+    "user and password that is not a letter or digit percent-encoded"
+)
+_UNREADABLE: Final = f"the PostgreSQL URL cannot be read; {_HINT}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,7 +76,10 @@ def parse(url: str) -> Address:
     Raises:
         ConfigurationError: it is not one, or has an option that neither anypod nor libpq knows.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(_UNREADABLE) from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     known = {entry.keyword.decode() for entry in pq.Conninfo.get_defaults()}
     for name, _ in query:
@@ -118,11 +126,11 @@ def _complete(text: str, synchronous: str | None) -> dict[str, Any]:
     try:
         info = dict(conninfo.conninfo_to_dict(text))
     except (psycopg.ProgrammingError, UnicodeError):
-        raise ConfigurationError(
-            "the PostgreSQL URL cannot be read; it should look like "
-            "postgresql://user:password@host:5432/database, with every character of the user and "
-            "password that is not a letter or digit percent-encoded"
-        ) from None  # what libpq says may quote the password
+        raise ConfigurationError(_UNREADABLE) from None  # what libpq says may quote the password
+    for port in str(info.get("port") or 5432).split(","):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            # Not quoted: where a password has an unencoded slash, its beginning looks like a port.
+            raise ConfigurationError(f"the port in the PostgreSQL URL is no port number; {_HINT}")
     info.setdefault("connect_timeout", "5")
     info.setdefault("application_name", "anypod")
     info.setdefault("client_encoding", "utf8")
