@@ -141,8 +141,9 @@ def test_the_proxy_refuses_and_allows_again(echo: int) -> None:
             proxy.refuse()
             assert client.recv(100) == b""
             assert proxy.connections == 0
-        with socket.create_connection((proxy.host, proxy.port)) as client:
-            pytest.raises(ConnectionResetError, client.recv, 100)
+        refused = socket.create_connection((proxy.host, proxy.port))
+        with refused, pytest.raises(ConnectionResetError):
+            refused.recv(100)
         proxy.allow()
         with socket.create_connection((proxy.host, proxy.port)) as client:
             client.sendall(b"hello\n")
