@@ -103,9 +103,10 @@ class Analysis:
 
     def _startup(self) -> list[Frame]:
         frames: dict[Frame, None] = {}
-        for module in self.project.modules.values():
+        production = [m for m in self.project.modules.values() if not m.is_test]
+        for module in production:
             frames[self.resolver.module_frame(module.path)] = None
-        for module in self.project.modules.values():
+        for module in production:
             for function in module.functions.values():
                 if function.name in _STARTUP_NAMES or self._is_startup_event(
                     module, function.qualname
@@ -216,7 +217,10 @@ class Analysis:
         if root[0] in {"c", "s"}:
             return f"{root[2]}{tail}"
         if root[0] in {"v", "d"}:
-            return f"{root[2]}.{root[3]}{tail}"
+            owner = root[2]
+            if root[3] == "self" and path:
+                return f"{owner.rpartition('.')[0]}{tail}"
+            return f"{owner}.{root[3]}{tail}"
         return f"app{tail}" if root[0] == "app" else f"os.environ{tail}"
 
     def resolver_label(self, place: Obj) -> str:

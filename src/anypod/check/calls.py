@@ -228,7 +228,10 @@ class Resolver(Names):
 
     def container_result(self, frame: Frame, index: int, callee: Obj) -> Objects:
         """What a container's method hands out."""
-        _, receiver, name = callee
+        kind, receiver, name = callee
+        if kind == "U" and not (receiver[2] and receiver[2][-1][0] == "["):
+            # Nobody has seen a container there: its `get` may be anything.
+            return ()
         if name in ELEMENTS:
             arguments = frame.function.body.calls[index][ARGS]
             key = self.constant(arguments[0], frame) if arguments else None

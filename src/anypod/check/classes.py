@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from anypod.check.containers import CONSTRUCTORS, CONTAINER_BASES
 from anypod.check.facts import Class, Function, Value
-from anypod.check.frames import Bindings, Frame, Objects
+from anypod.check.frames import Bindings, Frame, Obj, Objects
 from anypod.check.project import Project
 
 _CONTEXTS_PER_FUNCTION = 24
@@ -23,6 +23,10 @@ class Classes:
         self._contexts: dict[tuple[str, str], int] = {}
         self._methods: dict[tuple[tuple[str, str], str], tuple[Class, Function] | None] = {}
         self._bases: dict[tuple[str, str], tuple[Objects, ...]] = {}
+
+    def held(self, place: Obj) -> Objects:
+        """What a place may hold: see `places`."""
+        raise NotImplementedError
 
     def resolve(self, value: Value, frame: Frame) -> Objects:
         """The objects that a value may be in a frame: see `resolver`."""
@@ -90,7 +94,12 @@ class Classes:
         found: list[str] = []
         for cls in self.lineage(key):
             for group in self.bases(cls.key):
-                found.extend(o[1] for o in group if o[0] in "EJ")
+                for o in group:
+                    if o[0] in "EJ":
+                        found.append(o[1])
+                    elif o[0] == "P":
+                        # `db.Model`: an attribute of something external that a name holds.
+                        found.extend(h[1] for h in self.held(o) if h[0] in "EJ")
         return found
 
     def container_kind(self, key: tuple[str, str]) -> str:

@@ -18,7 +18,6 @@ CONSTRUCTORS = {
     "weakref.WeakSet": "set",
     "types.SimpleNamespace": "namespace",
     "itertools.count": "count",
-    "itertools.cycle": "count",
     "sortedcontainers.SortedDict": "dict",
     "sortedcontainers.SortedList": "list",
     "sortedcontainers.SortedSet": "set",

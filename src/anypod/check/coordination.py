@@ -193,6 +193,7 @@ def schedulers(analysis: Analysis) -> Iterator[Coordination]:
     if not analysis.entries:
         return
     web = _web_modules(analysis)
+    handlers = {e.function.module for e in analysis.entries}
     for external in (*analysis.startup_externals, *analysis.externals):
         last = external.dotted.rpartition(".")[2]
         frame = external.frame
@@ -213,10 +214,10 @@ def schedulers(analysis: Analysis) -> Iterator[Coordination]:
                 "schedule",
             )
         elif external.dotted in {"threading.Thread", "threading.Timer"}:
-            yield from _threads(analysis, external, web)
+            yield from _threads(analysis, external, handlers)
 
 
-def _threads(analysis: Analysis, external: External, web: set[str]) -> Iterator[Coordination]:
+def _threads(analysis: Analysis, external: External, handlers: set[str]) -> Iterator[Coordination]:
     frame = external.frame
     call = frame.function.body.calls[external.call]
     target = dict(call[KWARGS]).get("target")
@@ -226,7 +227,7 @@ def _threads(analysis: Analysis, external: External, web: set[str]) -> Iterator[
         return
     loops = _is_endless(analysis, target, frame)
     if frame.startup:
-        if loops and frame.function.module in web and not _is_under_main(analysis, external):
+        if loops and frame.function.module in handlers and not _is_under_main(analysis, external):
             yield Coordination(
                 frame,
                 external.line,

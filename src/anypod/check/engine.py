@@ -50,15 +50,33 @@ def check_paths(
     # Facts are trees without cycles; collecting them again and again doubles the time of a large run.
     gc.disable()
     try:
-        files = list(discover((os.fspath(p) for p in paths), settings.exclude, problems))
+        given = [os.fspath(p) for p in paths]
+        files = list(discover(given, settings.exclude, problems))
         store = FactCache(os.fspath(cache) if cache is not None else None)
         facts = _facts(files, store, processes or os.cpu_count() or 1, problems)
         store.write()
         modules = [Module(path, raw) for path, raw in facts.items()]
+        roots = [os.path.normpath(p).replace(os.sep, "/") for p in given]
+        for module in modules:
+            module.is_test = is_test(module.path, roots)
         return _checked(modules, settings, problems, len(files))
     finally:
         if gc_was_on:
             gc.enable()
+
+
+def is_test(path: str, roots: Sequence[str]) -> bool:
+    """Whether a file below one of these roots is a test; a file that is named itself is not."""
+    for root in roots:
+        if path == root:
+            return False
+        if path.startswith(f"{root}/"):
+            path = path[len(root) + 1 :]
+            break
+    *directories, name = path.split("/")
+    if name.startswith("test_") or name.endswith("_test.py") or name in {"conftest.py", "tests.py"}:
+        return True
+    return any(d in {"tests", "test", "testing"} for d in directories)
 
 
 def check_sources(sources: dict[str, str], config: Config | None = None) -> Result:
@@ -95,7 +113,7 @@ def _facts(
             problems.append(Problem(path, *problem))
         if raw is not None:
             store.put(path, raw)
-            known[path] = marshal.loads(raw)  # noqa: S302  # our own facts
+            known[path] = marshal.loads(raw)  # our own facts  # noqa: S302  # our own facts, never foreign input
     # Source order, whatever was cached.
     return {path: known[path] for path in files if path in known}
 

@@ -15,32 +15,15 @@ from anypod.check.registrations import (
     CALLS,
     HOOK_DECORATORS,
     ROUTE_DECORATORS,
+    SHARED_BASES,
     VERBS,
+    VIEW_BASES,
     VIEW_DECORATORS,
 )
 
 REQUEST: Objects = (("Q", "request"),)
 
-# Base classes (by last name) whose instances serve one request each.
-_VIEW_BASES = frozenset(
-    {
-        "MethodView", "View", "Resource", "MethodResource", "APIView", "HTTPEndpoint", "WebSocketEndpoint",
-        "RequestHandler", "WebSocketHandler", "ViewSet", "ModelViewSet", "GenericViewSet", "GenericAPIView",
-        "ReadOnlyModelViewSet", "TemplateView", "ListView", "DetailView", "CreateView", "UpdateView",
-        "DeleteView", "FormView", "RedirectView", "Controller", "WebsocketConsumer", "AsyncWebsocketConsumer",
-        "JsonWebsocketConsumer", "AsyncJsonWebsocketConsumer", "Namespace", "AsyncNamespace",
-        "ListAPIView", "RetrieveAPIView", "CreateAPIView", "UpdateAPIView", "DestroyAPIView",
-        "ListCreateAPIView", "RetrieveUpdateAPIView", "RetrieveUpdateDestroyAPIView", "BaseHTTPRequestHandler",
-        "SimpleHTTPRequestHandler", "HTTPMethodView", "StreamRequestHandler",
-    }
-)  # fmt: skip
-# Base classes whose one instance serves every request of a process.
-_SHARED_BASES = frozenset(
-    {
-        "ModelAdmin", "AdminSite", "BaseHTTPMiddleware", "MiddlewareMixin", "ModelView", "BaseView",
-        "AdminIndexView", "AbstractMiddleware", "SessionInterface",
-    }
-)  # fmt: skip
+_GATEWAY_METHODS = frozenset({"__call__", "dispatch", "on_request", "on_response"})
 _SKIPPED_METHODS = frozenset({"__init__", "__init_subclass__", "as_view", "setup_class"})
 _NOT_WEB = (
     "unittest.",
@@ -62,6 +45,7 @@ class Entry(NamedTuple):
     methods: tuple[str, ...]
     path: str
     function: Function
+    """The handler itself, whatever wraps it."""
     frame: Frame
     line: int
 
@@ -77,6 +61,8 @@ class EntryPoints:
     def find(self) -> list[Entry]:
         """Every entry point, in source order."""
         for module in self.resolver.project.modules.values():
+            if module.is_test:
+                continue
             for owner, decorated, index in module.registrations:
                 if owner not in module.functions:
                     continue
@@ -99,6 +85,7 @@ class EntryPoints:
         one: Obj,
         line: int,
         bindings: Bindings = (),
+        handler: Function | None = None,
     ) -> None:
         """Register what a function object is entered with."""
         if one[0] != "F":
@@ -112,7 +99,8 @@ class EntryPoints:
         frame = resolver.frame(function, bound, outer)
         key = (frame.number, path, methods)
         if key not in self.entries:
-            self.entries[key] = Entry(kind, methods, path, function, frame, line or function.line)
+            named = handler or function
+            self.entries[key] = Entry(kind, methods, path, named, frame, line or named.line)
 
     def _arguments(self, function: Function, receiver: Obj | None, given: Bindings) -> Bindings:
         """Bind the receiver, the request, and what is injected."""
@@ -201,7 +189,7 @@ class EntryPoints:
         kind, methods, path = self._shape(name, callee, decorator[0] == "r", first, keywords, frame)
         if kind:
             for one in self._objects(module, function, frame):
-                self.add(kind, methods, path, one, function.line)
+                self.add(kind, methods, path, one, function.line, handler=function)
 
     def _objects(self, module: Module, function: Function, frame: Frame) -> Objects:
         """The decorated function, its receiver chosen when it is a method."""
@@ -314,7 +302,7 @@ class EntryPoints:
             if one[0] == "F":
                 self.add(kind, methods, route, one, 0)
             elif one[0] == "C" and name in {"add_middleware", "Middleware"}:
-                self._shared_class(one[1])
+                self._shared_class(one[1], gateway=True)
             elif one[0] == "C":
                 self._view_class(self.resolver.project.class_(one[1]), route)
             elif one[0] == "J" and one[1].endswith(".as_view()"):
@@ -362,9 +350,9 @@ class EntryPoints:
         if not names or any(n.startswith(_NOT_WEB) for n in names):
             return
         last = {n.rpartition(".")[2] for n in names}
-        if last & _VIEW_BASES:
+        if last & VIEW_BASES:
             self._view_class(cls, "")
-        elif last & _SHARED_BASES or any(n.endswith("Servicer") for n in last):
+        elif last & SHARED_BASES or any(n.endswith("Servicer") for n in last):
             self._shared_class(cls.key)
 
     def _view_class(self, cls: Class, route: str) -> None:
@@ -382,24 +370,53 @@ class EntryPoints:
         short = name.removeprefix("on_")
         methods = (short.upper(),) if short in VERBS else ()
         for one in self.resolver.bind_method(function, receiver):
-            self.add("route" if methods else "view", methods, route, one, function.line)
+            self.add(
+                "route" if methods else "view",
+                methods,
+                route,
+                one,
+                function.line,
+                handler=function,
+            )
 
     def _receiver(self, key: tuple[str, str]) -> Obj:
         names = {n.rpartition(".")[2] for n in self.resolver.external_bases(key)}
-        if names & _VIEW_BASES or not names:
+        if names & VIEW_BASES or not names:
             return ("I", key, -1)
         return ("P", ("s", *key), ())
 
-    def _shared_class(self, key: tuple[str, str]) -> None:
-        """One instance for all requests: `self` outlives them."""
+    def _shared_class(self, key: tuple[str, str], *, gateway: bool = False) -> None:
+        """One instance for all requests: `self` outlives them.
+
+        Of a gateway (a WSGI or ASGI callable, a middleware) only the methods that are called for a request count.
+        """
         receiver: Obj = ("P", ("s", *key), ())
+        if gateway and self._is_per_request(key):
+            receiver = ("I", key, -1)
         for owner in self.resolver.lineage(key):
             for name, qualname in owner.methods.items():
                 if name in _SKIPPED_METHODS or (name.startswith("__") and name != "__call__"):
                     continue
+                if gateway and not (name in _GATEWAY_METHODS or name.startswith("process_")):
+                    continue
                 function = self.resolver.project.modules[owner.module].functions[qualname]
                 for one in self.resolver.bind_method(function, receiver):
                     self.add("hook", (), "", one, function.line)
+
+    def _is_per_request(self, key: tuple[str, str]) -> bool:
+        """Whether `__call__` keeps the request on `self`: then each request has an instance."""
+        method = self.resolver.method(key, "__call__")
+        if method is None:
+            return False
+        function = method[1]
+        given = {
+            ("p", i)
+            for i, p in enumerate(function.params)
+            if p[0] in {"scope", "receive", "send", "environ"}
+        }
+        return any(
+            e[0] == "attr" and e[1] == ("p", 0) and e[3] in given for e in function.body.effects
+        )
 
     def _callable_class(self, module: Module, cls: Class) -> None:
         """WSGI, ASGI and Django middleware classes."""
@@ -410,7 +427,7 @@ class EntryPoints:
             p[0] in {"get_response", "app"} for p in constructor[1].params[1:3]
         )
         if _is_gateway(names) or (wraps and names[:1] in {("request",), ("scope",), ("environ",)}):
-            self._shared_class(cls.key)
+            self._shared_class(cls.key, gateway=True)
 
     # Functions
 
@@ -443,7 +460,7 @@ class EntryPoints:
     def _add_all(self, module: Module, function: Function, kind: str) -> None:
         owner = self.resolver.frame(module.functions[function.owner], startup=True)
         for one in self.resolver.decorated(function, owner):
-            self.add(kind, (), "", one, function.line)
+            self.add(kind, (), "", one, function.line, handler=function)
 
     def _project_names(self) -> None:
         """`entry-points` of the configuration: `package.module:function` or a bare function name."""

@@ -31,11 +31,11 @@ class Expressions:
 
     if TYPE_CHECKING:  # what `Scope` gives
 
-        def name(self, name: str) -> Value: ...  # noqa: D102
-        def bind(self, target: ast.expr, value: Value) -> None: ...  # noqa: D102
-        def bind_iteration(self, target: ast.expr, source: ast.expr) -> None: ...  # noqa: D102
-        def test(self, node: ast.expr) -> int: ...  # noqa: D102
-        def enter(self, kind: str, payload: Any) -> int: ...  # noqa: D102
+        def name(self, name: str) -> Value: ...  # noqa: D102  # `Scope` gives it
+        def bind(self, target: ast.expr, value: Value) -> None: ...  # noqa: D102  # `Scope` gives it
+        def bind_iteration(self, target: ast.expr, source: ast.expr) -> None: ...  # noqa: D102  # `Scope` gives it
+        def test(self, node: ast.expr) -> int: ...  # noqa: D102  # `Scope` gives it
+        def enter(self, kind: str, payload: Any) -> int: ...  # noqa: D102  # `Scope` gives it
 
     def expr(self, node: ast.expr) -> Value:
         """The value of an expression."""

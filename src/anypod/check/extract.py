@@ -10,7 +10,6 @@ import ast
 import marshal
 from typing import Any
 
-from anypod.check.expressions import Expressions
 from anypod.check.facts import (
     ASYNC,
     CLASSMETHOD,
@@ -21,12 +20,13 @@ from anypod.check.facts import (
 )
 from anypod.check.registrations import DECORATORS
 from anypod.check.scopes import ClassScope, FileFacts, last_name
+from anypod.check.statements import Statements
 
 _SIMPLE = frozenset("knpvsrlcmx")
 _TERMINAL = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 
-class Scope(Expressions):
+class Scope(Statements):
     """One function (or the module's body) while it is read."""
 
     def __init__(
@@ -308,20 +308,6 @@ class Scope(Expressions):
         self.iterated = ("i", self.expr(source), None)
         self.bind(target, self.iterated)
 
-    def attempt(self, node: ast.Try) -> None:
-        """`try`."""
-        caught = tuple(self.expr(h.type) for h in node.handlers if h.type is not None)
-        if any(h.type is None for h in node.handlers):
-            caught = (*caught, ("n", "Exception"))
-        self.nested(node.body, "try", caught)
-        for handler in node.handlers:
-            if handler.name:
-                self.env[handler.name] = UNKNOWN
-            kind = self.expr(handler.type) if handler.type is not None else UNKNOWN
-            self.nested(handler.body, "except", kind)
-        self.block(node.orelse)
-        self.block(node.finalbody)
-
     def context_manager(self, node: ast.With) -> None:
         """`with`."""
         before = self.context
@@ -333,40 +319,6 @@ class Scope(Expressions):
         self.block(node.body)
         # A `return` inside narrowed what follows inside only.
         self.context = before
-
-    def imported(self, node: ast.Import) -> None:
-        """`import module`."""
-        for alias in node.names:
-            if alias.asname:
-                self.bind_name(alias.asname, ("m", alias.name, "", 0), node)
-            else:
-                top = alias.name.partition(".")[0]
-                self.bind_name(top, ("m", top, "", 0), node)
-
-    def imported_from(self, node: ast.ImportFrom) -> None:
-        """`from module import name`."""
-        module = node.module or ""
-        for alias in node.names:
-            if alias.name == "*":
-                self.file.stars.append((module, node.level))
-            else:
-                value: Value = ("m", module, alias.name, node.level)
-                self.bind_name(alias.asname or alias.name, value, node)
-
-    def declared_global(self, node: ast.Global) -> None:
-        """`global name`."""
-        self.globals.update(node.names)
-
-    def declared_nonlocal(self, node: ast.Nonlocal) -> None:
-        """`nonlocal name`."""
-        for name in node.names:
-            scope = self.parent
-            while scope is not None and scope.parent is not None:
-                if name in scope.env:
-                    self.nonlocals[name] = scope.qualname
-                    scope.captured.setdefault(name, ())
-                    break
-                scope = scope.parent
 
     def matched(self, node: ast.Match) -> None:
         """`match`."""

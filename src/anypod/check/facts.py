@@ -62,7 +62,7 @@ class Body:
             self.contexts,
             self.slots,
             self.captured,
-        ) = marshal.loads(raw)  # noqa: S302  # our own facts, never foreign input
+        ) = marshal.loads(raw)  # our own facts, never foreign input  # noqa: S302  # our own facts, never foreign input
 
 
 class Function:
@@ -158,7 +158,9 @@ class Module:
     """One file."""
 
     __slots__ = (
-        "classes", "comments", "directory", "functions", "is_package", "key", "lines", "path",
+        "classes", "comments", "directory", "functions",
+        "is_package",
+        "is_test", "key", "lines", "path",
         "registrations", "stars", "symbols",
     )  # fmt: skip
 
@@ -185,6 +187,8 @@ class Module:
         self.key = path
         self.directory, _, name = path.rpartition("/")
         self.is_package = name == "__init__.py"
+        # Set by whoever knows what was asked for: tests are never reported.
+        self.is_test = False
         self.functions: dict[str, Function] = {f[0]: Function(path, f) for f in functions}
         self.classes: dict[str, Class] = {c[0]: Class(path, c) for c in classes}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.drafts import finding as drafted
-from anypod.check.facts import ARGS, KWARGS, Value
+from anypod.check.facts import ARGS, CALL_LINE, KWARGS, Value
 from anypod.check.frames import Frame, walk
 from anypod.check.model import ERROR, WARNING, Finding, Site, Step
 from anypod.check.reach import External
@@ -38,6 +39,21 @@ _EMBEDDED = {
     "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
     "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
 }  # fmt: skip
+_STRING_METHODS = frozenset(
+    {
+        "join",
+        "format",
+        "hexdigest",
+        "get",
+        "path",
+        "strip",
+        "replace",
+        "split",
+        "lower",
+        "encode",
+        "self",
+    }
+)
 _URLS = frozenset(
     {
         "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
@@ -53,6 +69,7 @@ _CONFIGURED = (
     "starlette.config",
     "pydantic_settings",
 )
+_COMPLETE = re.compile(r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$")
 _NOWHERE = ("/dev/", "/proc/", "/sys/")
 
 
@@ -152,9 +169,11 @@ def _is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
 
 
 def _everything(analysis: Analysis, path: Value, frame: Frame) -> Iterator[tuple[Value, Frame]]:
-    """A path expression, and the definitions of the module variables that it is made of."""
+    """A path expression, the definitions of the module variables that it is made of, and what callers gave."""
     for one in analysis.deep(path, frame):
         yield one, frame
+        if one[0] == "p":
+            yield from _given(analysis, one[1], frame)
         if one[0] == "n":
             module = analysis.project.modules[frame.function.module]
             yield from _definitions(analysis, module.path, one[1])
@@ -162,6 +181,35 @@ def _everything(analysis: Analysis, path: Value, frame: Frame) -> Iterator[tuple
             for found in analysis.resolver.resolve(one, frame):
                 if found[0] == "P" and found[1][0] == "g" and not found[2]:
                     yield from _definitions(analysis, found[1][1], found[1][2])
+
+
+def _given(
+    analysis: Analysis, position: int, frame: Frame, depth: int = 4
+) -> Iterator[tuple[Value, Frame]]:
+    """The argument that the caller (the one in the chain) gave for a parameter."""
+    parent = analysis.parents.get(frame)
+    if parent is None or not depth:
+        return
+    above, line = parent
+    name = frame.function.params[position][0]
+    for index, call in enumerate(above.function.body.calls):
+        if call[CALL_LINE] != line:
+            continue
+        for callee in analysis.resolver.callees(above, index):
+            if callee[0] != "F" or callee[1] != frame.function.key:
+                continue
+            at = position - (1 if callee[2] is not None else 0)
+            value = dict(call[KWARGS]).get(name)
+            if value is None and 0 <= at < len(call[ARGS]):
+                value = call[ARGS][at]
+            if value is None or value[0] == "*":
+                continue
+            for one in analysis.deep(value, above):
+                yield one, above
+                if one[0] == "n":
+                    yield from _definitions(analysis, above.function.module, one[1])
+                elif one[0] == "p":
+                    yield from _given(analysis, one[1], above, depth - 1)
 
 
 def _definitions(
@@ -200,7 +248,7 @@ def _dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
 def _is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
     if any(d.startswith("tempfile.") for d in _dotted_in(analysis, path, frame)):
         return True
-    if _is_buffer(analysis, path, frame):
+    if _is_buffer(analysis, path, frame) or "os.devnull" in set(_dotted_in(analysis, path, frame)):
         return True
     texts = _texts(analysis, path, frame)
     if any(t.startswith(shared) for t in texts for shared in analysis.shared_paths):
@@ -261,11 +309,13 @@ def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
                 if found[0] == "P":
                     return f"files under {analysis.resolver_label(found)}"
     for one in analysis.deep(path, frame):
-        if one[0] == "k" and isinstance(one[1], str) and ("/" in one[1] or "." in one[1]):
+        if one[0] == "k" and isinstance(one[1], str) and re.search(r"\w[/.]\w|\w/|/\w", one[1]):
             return f"file {one[1]!r}"
     for one in analysis.deep(path, frame):
         if one[0] in {"a", "p"}:
             name = one[2] if one[0] == "a" else frame.function.params[one[1]][0]
+            if name in _STRING_METHODS:
+                continue
             return f"files under {name}"
     return ""
 
@@ -309,7 +359,10 @@ def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> 
         return None
     if external.dotted.startswith(("sqlite3", "aiosqlite")) and any("mode=ro" in t for t in texts):
         return None
-    name = next((t for t in texts if "." in t or "/" in t), texts[0])
+    name = next((t for t in texts if _COMPLETE.match(t)), "")
+    if not name:
+        # Only a part of the name is fixed: the rest is configuration.
+        return None
     opener = external.dotted.rpartition(".")[2]
     message = f"{opener} opens {name!r} on this pod's own disk"
     state = f"embedded database {name!r}"

@@ -101,6 +101,8 @@ def _candidates(analysis: Analysis) -> Iterator[tuple[str, int, int, Frame, str,
     for setting in settings(analysis):
         yield setting.path, setting.line, 0, setting.frame, setting.name, setting.value
     for module in analysis.project.modules.values():
+        if module.is_test or "/migrations/" in f"/{module.path}" or "/versions/" in module.path:
+            continue
         frame = analysis.resolver.module_frame(module.path)
         for name, entries in module.symbols.items():
             for value, line, function in entries:
@@ -144,13 +146,6 @@ def keys(analysis: Analysis) -> Iterator[Identity]:
         if found:
             seen.add(where)
             yield _key(frame, external.line, external.column, found)
-    for write in analysis.walk.writes:
-        where = (write.frame.function.module, write.line)
-        if write.frame in analysis.parents and write.key is not None and where not in seen:
-            found = _identity_in(analysis, write.key, write.frame)
-            if found == "hash":
-                seen.add(where)
-                yield _key(write.frame, write.line, write.column, found)
     yield from _etags(analysis, seen)
 
 

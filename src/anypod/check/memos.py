@@ -8,7 +8,7 @@ from typing import NamedTuple
 from anypod.check.analysis import Analysis
 from anypod.check.facts import ARGS, CALL_LINE, CALLEE, KWARGS, Function, Value
 from anypod.check.frames import Frame
-from anypod.check.memory import frame_loads
+from anypod.check.origins import frame_loads
 
 _UNBOUNDED = frozenset(
     {

@@ -73,3 +73,24 @@ CALLS = {
 }
 
 REGISTRATIONS = frozenset(CALLS) | {"Depends", "Security", "web.get"}
+
+# Base classes (by last name) whose instances serve one request each.
+VIEW_BASES = frozenset(
+    {
+        "MethodView", "View", "Resource", "MethodResource", "APIView", "HTTPEndpoint", "WebSocketEndpoint",
+        "RequestHandler", "WebSocketHandler", "ViewSet", "ModelViewSet", "GenericViewSet", "GenericAPIView",
+        "ReadOnlyModelViewSet", "TemplateView", "ListView", "DetailView", "CreateView", "UpdateView",
+        "DeleteView", "FormView", "RedirectView", "Controller", "WebsocketConsumer", "AsyncWebsocketConsumer",
+        "JsonWebsocketConsumer", "AsyncJsonWebsocketConsumer", "Namespace", "AsyncNamespace",
+        "ListAPIView", "RetrieveAPIView", "CreateAPIView", "UpdateAPIView", "DestroyAPIView",
+        "ListCreateAPIView", "RetrieveUpdateAPIView", "RetrieveUpdateDestroyAPIView", "BaseHTTPRequestHandler",
+        "SimpleHTTPRequestHandler", "HTTPMethodView", "StreamRequestHandler",
+    }
+)  # fmt: skip
+# Base classes whose one instance serves every request of a process.
+SHARED_BASES = frozenset(
+    {
+        "ModelAdmin", "AdminSite", "BaseHTTPMiddleware", "MiddlewareMixin", "ModelView", "BaseView",
+        "AdminIndexView", "AbstractMiddleware", "SessionInterface",
+    }
+)  # fmt: skip

@@ -68,7 +68,7 @@ class Names(Places):
         """The union of several values."""
         return union(*(self.resolve(v, frame) for v in values))
 
-    def read_constant(self, value: Value, frame: Frame) -> Objects:  # noqa: ARG002  # one of many readers
+    def read_constant(self, value: Value, frame: Frame) -> Objects:  # one of many readers  # noqa: ARG002  # one of many readers
         """A literal."""
         return (("K", value[1]),)
 

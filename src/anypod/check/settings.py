@@ -61,11 +61,16 @@ def settings(analysis: Analysis) -> Iterator[Setting]:
     """Every setting of the project that is fixed in code meant for production."""
     for module in analysis.project.modules.values():
         stem = module.label
-        if words(stem) & _NOT_PRODUCTION or "/tests/" in f"/{module.path}":
+        if words(stem) & _NOT_PRODUCTION or module.is_test or "/migrations/" in module.path:
             continue
         yield from _of_module(analysis, module)
     for frame in analysis.resolver.frames:
-        if frame.startup and not words(frame.function.module.rpartition("/")[2]) & _NOT_PRODUCTION:
+        module = analysis.project.modules[frame.function.module]
+        if (
+            frame.startup
+            and not module.is_test
+            and not words(frame.function.module.rpartition("/")[2]) & _NOT_PRODUCTION
+        ):
             yield from _of_startup(frame)
 
 

@@ -38,12 +38,12 @@ def discover(
     seen: set[str] = set()
     for given in paths:
         path = os.path.normpath(given).replace(os.sep, "/")
-        if os.path.isfile(path):  # noqa: PTH113  # pathlib alone costs a tenth of the start
+        if os.path.isfile(path):  # pathlib alone costs a tenth of the start  # noqa: PTH113  # pathlib costs a tenth of the start
             if path not in seen:
                 seen.add(path)
                 yield path
             continue
-        if not os.path.isdir(path):  # noqa: PTH112
+        if not os.path.isdir(path):  # noqa: PTH112  # pathlib costs a tenth of the start
             if problems is not None:
                 problems.append(Problem(path, 0, "there is no such file or directory"))
             continue
@@ -90,12 +90,12 @@ def _under(root: str, excluded: tuple[str, ...], problems: list[Problem] | None)
 
 
 def _is_above(mark: tuple[int, int], directory: str) -> bool:
-    current = os.path.abspath(directory)  # noqa: PTH100
+    current = os.path.abspath(directory)  # noqa: PTH100  # pathlib costs a tenth of the start
     while True:
-        status = os.stat(current)  # noqa: PTH116
+        status = os.stat(current)  # noqa: PTH116  # pathlib costs a tenth of the start
         if (status.st_dev, status.st_ino) == mark:
             return True
-        parent = os.path.dirname(current)  # noqa: PTH120
+        parent = os.path.dirname(current)  # noqa: PTH120  # pathlib costs a tenth of the start
         if parent == current:
             return False
         current = parent
@@ -119,7 +119,7 @@ def is_excluded(path: str, patterns: tuple[str, ...]) -> bool:
 def read_facts(path: str) -> tuple[tuple[Any, ...] | None, tuple[int, str] | None]:
     """(facts, None) of a file, or (None, (line, why not))."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
             raw = file.read(_LARGEST + 1)
     except OSError as error:
         return None, (0, f"cannot be read: {error.strerror}")

@@ -91,7 +91,7 @@ from anypod.check.model import Finding, Site
 WHY = "A pod's disk is its own: replica 2 does not have the file, and a moved pod has lost it."
 
 
-def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # noqa: ARG001  # every rule's shape
+def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # every rule's shape  # noqa: ARG001  # every rule's shape
     """One finding for each file, its writes grouped."""
     for label, group in file_writes(analysis).items():
         first = min(group, key=lambda w: (w.line,))

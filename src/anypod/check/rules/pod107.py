@@ -96,7 +96,7 @@ _TEXTS = {
 }
 
 
-def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # noqa: ARG001  # every rule's shape
+def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # every rule's shape  # noqa: ARG001  # every rule's shape
     """One finding for each effect that a retry repeats."""
     frames = _retried(analysis)
     seen: set[tuple[str, int]] = set()

@@ -84,7 +84,7 @@ _TEXTS = {
 }
 
 
-def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # noqa: ARG001  # every rule's shape
+def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # every rule's shape  # noqa: ARG001  # every rule's shape
     """One finding for each place."""
     for update in updates(analysis):
         module = analysis.project.modules[update.frame.function.module]

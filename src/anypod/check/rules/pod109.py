@@ -60,7 +60,7 @@ from anypod.check.model import ERROR, Finding
 WHY = "Each replica has another value, and a restart makes a new one."
 
 
-def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # noqa: ARG001  # every rule's shape
+def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # every rule's shape  # noqa: ARG001  # every rule's shape
     """One finding for each place."""
     for one in secrets(analysis):
         yield located(

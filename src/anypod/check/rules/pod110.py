@@ -70,7 +70,7 @@ WHY = "Every replica has its own; nothing that one knows reaches the others."
 _BY_VALUE = {row.value: row for row in VALUES}
 
 
-def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # noqa: ARG001  # every rule's shape
+def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # every rule's shape  # noqa: ARG001  # every rule's shape
     """One finding for each call or setting."""
     seen: set[tuple[str, int]] = set()
     configured = {s.name for s in settings(analysis)}

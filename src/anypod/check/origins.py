@@ -1,0 +1,273 @@
+"""Where values come from: a store, a remote service, the clock, a client library, or nothing but code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anypod.check import words
+from anypod.check.analysis import Analysis, State
+from anypod.check.facts import Value
+from anypod.check.frames import Frame
+from anypod.check.reach import Write
+
+CLOCK = (
+    "time.time", "time.monotonic", "time.perf_counter", "datetime.", "django.utils.timezone", "pendulum.",
+    "arrow.",
+)  # fmt: skip
+# Results that are the same on every replica: keeping them is not keeping data.
+PURE = (
+    "re.", "importlib.", "inspect.", "ast.", "jinja2.", "zoneinfo.", "pytz.", "decimal.", "hashlib.", "math.",
+    "functools.", "operator.", "struct.", "string.", "typing.", "logging.getLogger", "builtins.",
+    "jsonschema.", "babel.", "pkgutil.", "types.", "threading.", "asyncio.", "collections.", "textwrap.",
+    "pydantic.create_model", "pathlib.", "locale.", "gettext.", "html.", "unicodedata.", "fnmatch.",
+)  # fmt: skip
+_MAKERS = frozenset(
+    [
+        "create_engine",
+        "create_async_engine",
+        "sessionmaker",
+        "scoped_session",
+        "async_sessionmaker",
+        "connect",
+        "from_url",
+        "client",
+        "resource",
+        "create_pool",
+        "create_client",
+        "getLogger",
+        "get_logger",
+        "ConnectionPool",
+        "Redis",
+        "Session",
+        "Client",
+        "AsyncClient",
+        "Engine",
+        "Environment",
+        "Translator",
+        "Limiter",
+        "Lock",
+        "RLock",
+        "Executor",
+        "ThreadPoolExecutor",
+    ]
+)
+
+_HTTP = ("requests.", "httpx.", "urllib", "aiohttp.", "niquests.")
+_HTTP_READS = frozenset(
+    {"get", "post", "put", "request", "head", "urlopen", "send", "stream", "options"}
+)
+_QUERIES = frozenset(
+    [
+        "execute",
+        "fetchall",
+        "fetchone",
+        "fetchrow",
+        "fetch",
+        "fetchval",
+        "scalars",
+        "scalar",
+        "scalar_one",
+        "scalar_one_or_none",
+        "all",
+        "first",
+        "one",
+        "one_or_none",
+        "find_one",
+        "find",
+        "aggregate",
+        "get_item",
+        "scan",
+        "get_object",
+        "list_objects",
+        "download_file",
+        "hget",
+        "hgetall",
+        "mget",
+        "smembers",
+        "lrange",
+        "get_or_404",
+        "first_or_404",
+        "raw",
+        "filter",
+        "values",
+        "values_list",
+        "read_sql",
+        "read_gbq",
+        "count",
+        "exists",
+    ]
+)
+_STORES = (
+    "query", "session", "cursor", "conn", "db", "objects", "execute", "select", "collection", "redis", "database",
+    "sqlalchemy", "psycopg", "mysql", "mongo", "boto3", "supabase", "elasticsearch", "pandas", "table", "engine",
+)  # fmt: skip
+_NAMES_OF_LOADERS = frozenset(
+    "fetch load query db database find lookup retrieve api remote select download".split()  # noqa: SIM905
+)
+
+
+def loads_data(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether a value comes, directly or through checked code, from a store or a remote service."""
+    for one in analysis.deep(value, frame):
+        if one[0] != "r":
+            continue
+        for callee in analysis.resolver.callees(frame, one[1]):
+            if callee[0] in "EX":
+                dotted = str(callee[1] if callee[0] == "E" else callee[2])
+                if is_loader(dotted):
+                    return True
+            elif callee[0] == "F":
+                child = analysis.resolver.child(frame, one[1], callee)
+                name = words.words(child.function.name)
+                if name & _NAMES_OF_LOADERS or frame_loads(analysis, child):
+                    return True
+    return False
+
+
+def frame_loads(analysis: Analysis, frame: Frame) -> bool:
+    """Whether a function (or what it calls) reads from a store or a remote service."""
+    for reached in analysis.reached_from(frame):
+        for callees in reached.callees.values():
+            for callee in callees:
+                if callee[0] == "E" and is_loader(callee[1]):
+                    return True
+                if callee[0] == "X" and is_loader(callee[2]):
+                    return True
+    return False
+
+
+def is_loader(dotted: str) -> bool:
+    """Whether an external call reads data that may change."""
+    last = dotted.rpartition(".")[2]
+    if dotted.startswith(_HTTP):
+        return last in _HTTP_READS
+    lowered = dotted.lower()
+    if last in _QUERIES or (
+        last == "get" and ("redis" in lowered or "query" in lowered or "objects" in lowered)
+    ):
+        return any(word in lowered for word in _STORES)
+    # A function that was not checked says by its name what it does.
+    plain = dotted.removeprefix("?.")
+    return (
+        not plain.startswith(("builtins.", "os.", "json."))
+        and bool(words.words(last) & _NAMES_OF_LOADERS)
+        and ((last.islower() and "_" in last) or last in {"fetch", "query", "lookup"})
+    )
+
+
+def is_client(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether a value is nothing but a client, a pool or the like, made from configuration."""
+    objects = analysis.resolver.resolve(value, frame)
+    return bool(objects) and all(
+        o[0] == "J"
+        and (
+            o[1].rpartition(".")[2] in _MAKERS
+            or o[1].endswith(("Client", "Pool", "Engine", "Session"))
+        )
+        for o in objects
+        if o != ("K", None)
+    )
+
+
+def is_request(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether a value is part of the request."""
+    return value[0] in "pnaisr" and any(
+        o[0] == "Q" for o in analysis.resolver.resolve(value, frame)
+    )
+
+
+def guarded_by_itself(analysis: Analysis, state: State, write: Write) -> bool:
+    """Whether the write runs only when a look at the state says that it is missing."""
+    return any(
+        kind in {"if", "else"} and analysis.mentions(condition, write.frame, state)
+        for kind, condition in analysis.conditions(write.frame, write.context)
+    ) or _in_handler_of_miss(analysis, write)
+
+
+def _in_handler_of_miss(analysis: Analysis, write: Write) -> bool:
+    for kind, caught in analysis.conditions(write.frame, write.context):
+        if kind == "except" and caught[-1] in {
+            "KeyError",
+            "AttributeError",
+            "LookupError",
+            "NameError",
+        }:
+            return True
+    return False
+
+
+def calls_parameter(write: Write) -> bool:
+    """`fetch()` where `fetch` is a parameter: a read-through cache."""
+    body = write.frame.function.body
+    stack = [write.value]
+    for _ in range(12):
+        if not stack:
+            break
+        value = stack.pop()
+        if value is None:
+            continue
+        if value[0] == "s":
+            stack.extend(body.slots[value[1]])
+        elif value[0] == "d":
+            stack.extend(value[2])
+        elif value[0] == "r" and body.calls[value[1]][0][0] == "p":
+            return True
+    return False
+
+
+def calls_checked_code(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether a value depends on a call of checked code."""
+    return any(
+        callee[0] == "F"
+        for one in analysis.deep(value, frame)
+        if one[0] == "r"
+        for callee in analysis.resolver.callees(frame, one[1])
+    )
+
+
+def has_constant_shape(value: Value) -> bool:
+    """Whether a value is a literal or a display."""
+    return value[0] in "kd"
+
+
+_IMAGE = (
+    *PURE, "json.", "yaml.", "os.path.", "os.stat", "os.listdir", "configparser.", "csv.", "tomllib.", "io.",
+    "importlib", "gzip.", "codecs.", "zipfile.", "markdown", "mistune", "pygments", "PIL.", "bleach",
+)  # fmt: skip
+
+
+def is_of_the_image(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether a cache keeps only what every replica computes alike: from its key, its code and its files."""
+    fills = [w for w in writes if w.value is not None and w.op in {"set", "rebind", "attr", "call"}]
+    if not fills:
+        return False
+    for write in fills:
+        assert write.value is not None
+        if not guarded_by_itself(analysis, state, write) or calls_parameter(write):
+            return False
+        origins = set(_origins(analysis, write.value, write.frame))
+        if not origins or not all(
+            o.startswith(_IMAGE) and not o.startswith(CLOCK) for o in origins
+        ):
+            return False
+        if loads_data(analysis, write.value, write.frame):
+            return False
+    return True
+
+
+def _origins(analysis: Analysis, value: Value, frame: Frame) -> Iterator[str]:
+    """Every external call that a value comes from, through checked code too."""
+    for one in analysis.deep(value, frame):
+        if one[0] != "r":
+            continue
+        for callee in analysis.resolver.callees(frame, one[1]):
+            if callee[0] in "EX":
+                yield str(callee[1] if callee[0] == "E" else callee[2])
+            elif callee[0] == "F":
+                for reached in analysis.reached_from(
+                    analysis.resolver.child(frame, one[1], callee)
+                ):
+                    for callees in reached.callees.values():
+                        for inner in callees:
+                            if inner[0] in "EX":
+                                yield str(inner[1] if inner[0] == "E" else inner[2])
