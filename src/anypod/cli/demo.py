@@ -161,8 +161,10 @@ class Progress:
                 plan = f"{event.starts} starts × {event.seconds_per_start:.2g} s"
                 self._show(f"{self._phase} … {plan}")
             case events.Progress():
-                found = f", {event.differences} differences" if event.differences else ""
-                self._show(f"{self._phase} … {event.doing} {event.done} of {event.total}{found}")
+                so_far = f"{event.done} of {event.total} schedules"
+                several = "" if event.differences == 1 else "s"
+                found = f", {event.differences} difference{several}" if event.differences else ""
+                self._show(f"{self._phase} … {so_far}{found}")
             case _:
                 pass
 
