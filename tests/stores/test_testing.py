@@ -24,7 +24,7 @@ from anypod.commands import (
     Total,
 )
 from anypod.stores import Store, open_store
-from anypod.stores.conformance import verify
+from anypod.stores.conformance import CHECKS, Ground, verify
 from anypod.stores.conformance.ground import in_processes
 from anypod.stores.memory import MemoryDriver
 from anypod.testing import Fault, FaultProxy, advance, temporary_store
@@ -73,8 +73,10 @@ def test_verify_finds_a_driver_with_a_bug(bug: str) -> None:
             return super().execute(BUGS[bug](command))
 
     store = Store(Buggy(), url="buggy://")
+    ground = Ground(lambda: store, examples=100, shrink=False)
     with pytest.raises(AssertionError):
-        verify(lambda: store, examples=60)
+        for check in CHECKS:
+            check(ground)
 
 
 @pytest.fixture

@@ -28,9 +28,11 @@ class Ground:
     Args:
         opener: opens it.
         examples: how many histories the model check generates.
+        shrink: whether to look for the shortest history that fails, which takes its time.
     """
 
-    def __init__(self, opener: Opener, *, examples: int = 50) -> None:
+    def __init__(self, opener: Opener, *, examples: int = 50, shrink: bool = True) -> None:
+        self.shrink = shrink
         self.opener = opener
         self.examples = examples
 

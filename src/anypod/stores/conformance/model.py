@@ -19,8 +19,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec import Struct, structs
 
 from anypod import commands as c
@@ -42,7 +48,7 @@ amounts: Final = st.integers(-5, 5) | st.sampled_from([-c.MAX_INTEGER, c.MAX_INT
 back: Final = st.integers(
     0, 4
 )  # how many tokens ago; one more than there are is a token of nobody's
-keys: Final = st.sampled_from(["1", "2", "common"])  # "common" is used by every kind of record
+keys: Final = st.sampled_from(["1", "1", "2", "common"])  # "common" is used by every kind of record
 
 POLICIES: Final = (
     c.Policy(c.Algorithm.GCRA, limit=10, period=1_000.0, burst=5),
@@ -51,6 +57,14 @@ POLICIES: Final = (
     c.Policy(c.Algorithm.SLIDING_COUNTER, limit=7, period=1_000.0, burst=7),
     c.Policy(c.Algorithm.SLIDING_LOG, limit=6, period=2_300.0, burst=6),
 )
+
+
+KINDS: Final = ("value", "counter", "claim", "document", "cache", "limit", "slots")
+
+
+def about(kind: str) -> Callable[[Any], bool]:
+    """A precondition: this history is about this kind of record, among others."""
+    return lambda history: kind in history.kinds
 
 
 class History(RuleBasedStateMachine):
@@ -64,6 +78,7 @@ class History(RuleBasedStateMachine):
         self.shared = self.ground.shared(self.store)
         self.prefix = f"ap:conformance:model:{uuid.uuid4().hex}:"
         self.mode = "sync"
+        self.kinds: list[str] = []
         self.loop = asyncio.new_event_loop()
         self.tokens: list[int] = [999]  # the model's, in order of appearance; 999 is nobody's
         self.names: dict[int, int] = {
@@ -150,27 +165,34 @@ class History(RuleBasedStateMachine):
 
     # --- the rules: one per command
 
-    @rule(mode=st.sampled_from(["sync", "async", "many"]))
-    def way_of_executing(self, mode: str) -> None:
+    @initialize(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=2))
+    def subject(self, kinds: list[str]) -> None:
+        self.kinds = kinds
+
+    @rule(mode=st.sampled_from(["sync", "async", "many"]), reopen=st.booleans())
+    def way_of_executing(self, mode: str, reopen: bool) -> None:
         self.mode = mode
+        if reopen and self.shared:
+            offset = self.store.driver.clock_offset
+            self.loop.run_until_complete(self.store.aclose())
+            self.store = self.ground.opener()
+            self.store.driver.clock_offset = offset
 
     @rule(seconds=st.sampled_from([1_000, 2_000, 10_000, 100_000]))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds * 1_000_000
         self.store.driver.clock_offset += seconds
 
-    @rule()
-    def reopen(self) -> None:
-        if self.shared:
-            offset = self.store.driver.clock_offset
-            self.loop.run_until_complete(self.store.aclose())
-            self.store = self.ground.opener()
-            self.store.driver.clock_offset = offset
+    @rule(seconds=st.sampled_from([1_000, 2_000, 10_000]))
+    def more_time_passes(self, seconds: int) -> None:
+        self.time_passes(seconds)
 
+    @precondition(about("value"))
     @rule(key=keys)
     def get(self, key: str) -> None:
         self.check(c.Get(self.key("value", key)))
 
+    @precondition(about("value"))
     @rule(
         key=keys, value=st.none() | payloads, ttl=lifetimes, expect=st.sampled_from("adn"), n=back
     )
@@ -178,6 +200,7 @@ class History(RuleBasedStateMachine):
         version = {"a": None, "d": 0, "n": self.token(n)}[expect]
         self.check(c.Put(self.key("value", key), value, ttl, version))
 
+    @precondition(about("value"))
     @rule(limit=st.integers(1, 3))
     def scan(self, limit: int) -> None:
         prefix = f"{self.prefix}value:"
@@ -198,6 +221,7 @@ class History(RuleBasedStateMachine):
                 break
         assert met == expected, f"a walk over {prefix!r} met {met!r}, expected {expected!r}"
 
+    @precondition(about("counter"))
     @rule(
         key=keys,
         by=amounts,
@@ -217,30 +241,38 @@ class History(RuleBasedStateMachine):
     ) -> None:
         self.check(c.Add(self.key("counter", key), by, *bounds, ttl, once, once_ttl))
 
+    @precondition(about("counter"))
     @rule(key=keys)
     def total(self, key: str) -> None:
         self.check(c.Total(self.key("counter", key)))
 
+    @precondition(about("claim"))
     @rule(key=keys, fingerprint=names, lease=durations, ttl=durations)
     def claim(self, key: str, fingerprint: str, lease: float, ttl: float) -> None:
         self.check(c.Claim(self.key("claim", key), fingerprint, lease, ttl))
 
-    @rule(key=keys, kind=st.sampled_from(["claim", "slots"]), n=back, lease=durations)
-    def renew(self, key: str, kind: str, n: int, lease: float) -> None:
-        self.check(c.Renew(self.key(kind, key), self.token(n), lease))
+    @precondition(lambda self: about("claim")(self) or about("slots")(self))
+    @rule(key=keys, n=back, lease=durations)
+    def renew(self, key: str, n: int, lease: float) -> None:
+        for kind in {"claim", "slots"} & set(self.kinds):
+            self.check(c.Renew(self.key(kind, key), self.token(n), lease))
 
+    @precondition(about("claim"))
     @rule(key=keys, n=back, outcome=payloads, ttl=durations)
     def complete(self, key: str, n: int, outcome: bytes, ttl: float) -> None:
         self.check(c.Complete(self.key("claim", key), self.token(n), outcome, ttl))
 
+    @precondition(about("claim"))
     @rule(key=keys, n=back)
     def abandon(self, key: str, n: int) -> None:
         self.check(c.Abandon(self.key("claim", key), self.token(n)))
 
+    @precondition(about("document"))
     @rule(key=keys, touch=lifetimes)
     def read_document(self, key: str, touch: float | None) -> None:
         self.check(c.ReadDocument(self.key("document", key), touch))
 
+    @precondition(about("document"))
     @rule(
         key=keys,
         put=st.dictionaries(names, payloads, max_size=3),
@@ -261,10 +293,12 @@ class History(RuleBasedStateMachine):
         key = self.key("document", key)
         self.check(c.PatchDocument(key, put, tuple(drop), existence, idle, absolute))
 
+    @precondition(about("document"))
     @rule(key=keys, keep=durations)
     def end_document(self, key: str, keep: float) -> None:
         self.check(c.EndDocument(self.key("document", key), keep))
 
+    @precondition(about("cache"))
     @rule(
         key=keys,
         schema=st.sampled_from(["s1", "s2"]),
@@ -274,6 +308,7 @@ class History(RuleBasedStateMachine):
     def cache_read(self, key: str, schema: str, lease: float, early: float) -> None:
         self.check(c.CacheRead(self.key("cache", key), schema, lease, early))
 
+    @precondition(about("cache"))
     @rule(
         key=keys,
         n=st.none() | back,
@@ -297,14 +332,17 @@ class History(RuleBasedStateMachine):
         key = self.key("cache", key)
         self.check(c.CacheFill(key, lease, schema, payload, soft, soft + extra, load_seconds))
 
+    @precondition(about("cache"))
     @rule(key=keys, keep=durations)
     def cache_invalidate(self, key: str, keep: float) -> None:
         self.check(c.CacheInvalidate(self.key("cache", key), keep), "version")
 
+    @precondition(about("cache"))
     @rule(key=keys, n=back)
     def cache_release(self, key: str, n: int) -> None:
         self.check(c.CacheRelease(self.key("cache", key), self.token(n)))
 
+    @precondition(about("limit"))
     @rule(
         key=keys,
         policies=st.lists(st.sampled_from(POLICIES), min_size=1, max_size=3, unique=True),
@@ -313,6 +351,7 @@ class History(RuleBasedStateMachine):
     def take(self, key: str, policies: list[c.Policy], cost: int) -> None:
         self.check(c.Take(self.key("limit", key), tuple(policies), cost))
 
+    @precondition(about("slots"))
     @rule(
         key=keys,
         waiter=names,
@@ -323,14 +362,17 @@ class History(RuleBasedStateMachine):
     def acquire(self, key: str, waiter: str, lease: float, patience: float, limit: int) -> None:
         self.check(c.Acquire(self.key("slots", key), waiter, lease, patience, limit))
 
+    @precondition(about("slots"))
     @rule(key=keys, n=back)
     def release(self, key: str, n: int) -> None:
         self.check(c.Release(self.key("slots", key), self.token(n)))
 
+    @precondition(about("slots"))
     @rule(key=keys, waiter=names)
     def withdraw(self, key: str, waiter: str) -> None:
         self.check(c.Withdraw(self.key("slots", key), waiter))
 
+    @precondition(about("limit"))
     @rule(message=payloads)
     def publish(self, message: bytes) -> None:
         self.check(c.Publish(self.prefix + "channel", message))
@@ -343,11 +385,12 @@ def histories(ground: Ground) -> None:
         machine,
         settings=settings(
             max_examples=ground.examples,
-            stateful_step_count=40,
+            stateful_step_count=60,
             deadline=None,
             database=None,
             derandomize=True,
             print_blob=False,
+            phases=[Phase.generate, Phase.shrink] if ground.shrink else [Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
