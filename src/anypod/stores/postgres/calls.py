@@ -119,6 +119,7 @@ def _add(command: c.Add, offset: int, wait: int) -> Values:
         _bounded(command.floor),
         _bounded(command.ceiling),
         _optional(command.ttl),
+        _optional(command.window),
         offset,
         wait,
     ]
@@ -127,7 +128,7 @@ def _add(command: c.Add, offset: int, wait: int) -> Values:
 def _add_once(command: c.Add, offset: int, wait: int) -> Values:
     argument = msgpack.encode((command.by, command.floor, command.ceiling))
     return [
-        *_add(command, offset, wait)[:5],
+        *_add(command, offset, wait)[:6],
         place(once_key(command.key, command.once or "")),
         argument,
         micros(command.once_ttl),
@@ -162,6 +163,16 @@ def _claimed(command: c.Claim, row: Row) -> c.Claimed:  # noqa: ARG001
         wait=(wait or 0) / 1e6,
         attempt=attempt,
     )
+
+
+def _inspected(command: c.Inspect, row: Row) -> c.Claimed | None:  # noqa: ARG001
+    _, status, token, outcome, wait, attempt = row
+    if status is None:
+        return None
+    kind = _STATUSES[status]
+    if kind is c.ClaimStatus.COMPLETE:
+        return c.Claimed(kind, token, bytes(outcome), attempt=attempt)
+    return c.Claimed(kind, token, wait=wait / 1e6, attempt=attempt)
 
 
 def _held(command: c.Command[bool], row: Row) -> bool:  # noqa: ARG001
@@ -287,7 +298,7 @@ def _cache_fill(command: c.CacheFill, offset: int, wait: int) -> Values:
 ADD_ONCE: Final = Call(
     Function(
         "add_once_v1",
-        "text, bigint, bigint, bigint, bigint, text, bytea, bigint, bigint, integer",
+        "text, bigint, bigint, bigint, bigint, bigint, text, bytea, bigint, bigint, integer",
         "bigint, integer",
     ),
     _add_once,
@@ -314,7 +325,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     c.Add: Call(
         Function(
             "add_v1",
-            "text, bigint, bigint, bigint, bigint, bigint, integer",
+            "text, bigint, bigint, bigint, bigint, bigint, bigint, integer",
             "bigint, integer",
         ),
         _add,
@@ -367,6 +378,13 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         Function("abandon_v1", "text, bigint, bigint, integer", "boolean"),
         lambda q, offset, wait: [place(q.key), _bounded(q.token), offset, wait],
         _held,
+    ),
+    c.Inspect: Call(
+        Function(
+            "inspect_v1", "text, bigint", "integer, bigint, bytea, bigint, integer"
+        ),
+        lambda q, offset, _: [place(q.key), offset],
+        _inspected,
     ),
     c.Acquire: Call(
         Function(

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import ReferenceType, ref
 
 import psycopg
 from psycopg import errors, pq
@@ -77,6 +79,7 @@ class Link:
         self._prepared: set[bytes] = set()
         self._flights: deque[_Flight] = deque()
         self.pgconn.nonblocking = 1
+        self.pgconn.notice_handler = _noticing(ref(self))
         self.pgconn.enter_pipeline_mode()
 
     @property
@@ -191,6 +194,17 @@ class Link:
         """End the session."""
         self.broken = True
         self.pgconn.finish()
+
+
+def _noticing(link: ReferenceType[Link]) -> Callable[[PGresult], None]:
+    """Make a farewell that comes while nothing is under way, which libpq calls a notice, the end."""
+
+    def notice(message: PGresult) -> None:
+        severity = message.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        if severity in {b"FATAL", b"PANIC"} and (ended := link()) is not None:
+            ended.broken = True  # the end of the stream may take its time
+
+    return notice
 
 
 def _outcome(flight: _Flight) -> Outcome:

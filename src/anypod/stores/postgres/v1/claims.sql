@@ -149,3 +149,27 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Only looks. status as above; NULL: there is no claim. `wait` 0: the lease has run out.
+CREATE FUNCTION anypod.inspect_v1(
+    p_key text, p_offset bigint,
+    OUT fault smallint, OUT status integer, OUT token bigint, OUT outcome bytea,
+    OUT wait bigint, OUT attempt integer
+) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    now_    CONSTANT bigint := anypod.clock_v1(p_offset);
+    kind_   smallint;
+    format_ smallint;
+BEGIN
+    SELECT r.kind, r.format, CASE WHEN r.payload IS NULL THEN 1 ELSE 2 END, r.number, r.payload,
+        greatest(0, r.until - now_), r.attempt
+    INTO kind_, format_, status, token, outcome, wait, attempt
+    FROM anypod.record r
+    WHERE r.key = p_key AND (r.deadline IS NULL OR r.deadline > now_);
+    IF NOT FOUND THEN
+        fault := anypod.cached_v1(p_key, now_);
+    ELSIF kind_ <> 4 OR format_ > 1 THEN
+        fault := CASE WHEN format_ > 1 THEN -format_ ELSE kind_ END;
+    END IF;
+END
+$$;

@@ -1,8 +1,8 @@
 -- Counters, and additions under an operation id.
 
--- outcome: 0 added, 1 refused
+-- outcome: 0 added, 1 refused. A new counter lives for p_ttl, or to the end of the current p_window.
 CREATE FUNCTION anypod.add_v1(
-    p_key text, p_by bigint, p_floor bigint, p_ceiling bigint, p_ttl bigint,
+    p_key text, p_by bigint, p_floor bigint, p_ceiling bigint, p_ttl bigint, p_window bigint,
     p_offset bigint, p_wait integer,
     OUT fault smallint, OUT value bigint, OUT outcome integer
 ) LANGUAGE plpgsql VOLATILE AS $$
@@ -38,7 +38,8 @@ BEGIN
     outcome := 1;
     IF fault IS NULL AND kind_ IS NULL AND p_by BETWEEN p_floor AND p_ceiling THEN
         INSERT INTO anypod.record AS r (key, kind, deadline, number)
-        VALUES (p_key, 2, now_ + p_ttl, p_by)
+        VALUES (p_key, 2, CASE WHEN p_window IS NULL THEN now_ + p_ttl
+            ELSE now_ - now_ % p_window + p_window END, p_by)
         ON CONFLICT (key) DO UPDATE SET
             deadline = excluded.deadline, number = excluded.number;
         value := p_by;
@@ -69,7 +70,7 @@ $$;
 
 -- Add under an operation id, whose reply stands at `p_place`. outcome 2: the id is another command's.
 CREATE FUNCTION anypod.add_once_v1(
-    p_key text, p_by bigint, p_floor bigint, p_ceiling bigint, p_ttl bigint,
+    p_key text, p_by bigint, p_floor bigint, p_ceiling bigint, p_ttl bigint, p_window bigint,
     p_place text, p_argument bytea, p_once_ttl bigint,
     p_offset bigint, p_wait integer,
     OUT fault smallint, OUT value bigint, OUT outcome integer
@@ -100,7 +101,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT a.fault, a.value, a.outcome INTO fault, value, outcome
-    FROM anypod.add_v1(p_key, p_by, p_floor, p_ceiling, p_ttl, p_offset, p_wait) a;
+    FROM anypod.add_v1(p_key, p_by, p_floor, p_ceiling, p_ttl, p_window, p_offset, p_wait) a;
     IF fault IS NULL THEN
         INSERT INTO anypod.record AS r (key, kind, deadline, number, attempt, mark)
         VALUES (p_place, 3, now_ + p_once_ttl, value, outcome, p_argument)
