@@ -7,17 +7,17 @@ only together with an earlier one is a consequence of that one and has no explan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
 
 from anypod.prove import cause as causes
 from anypod.prove.compare import Difference
 from anypod.prove.events import Divergence, Stale, Told
+from anypod.prove.guesses import Nearness, guesses
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Played, play
-from anypod.prove.schedules import SAFE_METHODS, Kind, Schedule, one_replica
+from anypod.prove.schedules import Kind, Schedule, one_replica
 from anypod.prove.shrink import Positions, reduce
 from anypod.prove.workload import Workload, route
 from anypod.replicas import World
@@ -77,9 +77,8 @@ class _Pair:
 class Explainer:
     """Explains suspects of one workload on one world.
 
-    `changing` are the steps that change process-local state; they make better guesses. `known` holds
-    the steps that explained a route before, by kind of schedule, and `oracles` what one replica
-    answers to some of the steps.
+    `known` holds the steps that explained a route before, by kind of schedule, and `oracles` what one
+    replica answered to some of the steps, each time it was asked.
     """
 
     world: World
@@ -87,9 +86,9 @@ class Explainer:
     judge: Judge
     timeout: float
     clock: Clock
-    changing: frozenset[int]
+    nearness: Nearness
     known: Known
-    oracles: dict[frozenset[int], Trace]
+    oracles: dict[frozenset[int], tuple[Trace, ...]]
 
     def explain(self, suspect: Suspect) -> Explanation | Again | None:
         """Reduce, confirm and name one suspect.
@@ -119,7 +118,7 @@ class Explainer:
             self._candidates(prefix, suspect),
             lambda positions: self._shows(prefix, positions | {target}, suspect.step),
             closure=lambda positions: self._closed(prefix, positions, target),
-            guesses=self._guesses(prefix, target, suspect),
+            guesses=guesses(prefix, self._candidates(prefix, suspect), self.nearness, self._route),
         )
         if kept is None:
             return None
@@ -147,22 +146,41 @@ class Explainer:
         return (positions | {first[step] for step in wanted if step in first}) - {target}
 
     def _shows(self, prefix: Schedule, positions: Positions, step: int) -> bool:
-        return self._pair(prefix.keep(positions), step, fresh=False).difference is not None
+        return self._pair(prefix.keep(positions), step).difference is not None
 
     def _pair(
-        self, schedule: Schedule, step: int, *, fresh: bool, age: Mapping[int, float] | None = None
+        self,
+        schedule: Schedule,
+        step: int,
+        *,
+        replay: int = 0,
+        probe: bool = False,
+        age: Mapping[int, float] | None = None,
     ) -> _Pair:
-        """Play a schedule and its oracle; a difference counts only if the step's is the only one."""
-        steps = frozenset(delivery.step for delivery in schedule.deliveries)
-        expected = None if fresh else self.oracles.get(steps)
-        if expected is None:
-            alone = Schedule(Kind.IDENTITY, "one replica", one_replica(sorted(steps)))
-            expected = self._play(alone, probe=fresh).trace
-            self.oracles[steps] = expected
-        played = self._play(schedule, age, probe=fresh)
+        """Play a schedule beside its oracle; a difference counts only if the step's is the only one.
+
+        Args:
+            schedule: reduced.
+            step: that should differ.
+            replay: which replay of the same steps on one replica to compare with, from 0.
+            probe: ask what the requests changed.
+            age: by position, seconds that pass for the local caches before it.
+        """
+        expected = self._oracle(schedule, replay)
+        played = self._play(schedule, age, probe=probe)
         found = self.judge.differences(expected, played)
         only = found[0] if len(found) == 1 and found[0].step_index == step else None
         return _Pair(expected, played, only)
+
+    def _oracle(self, schedule: Schedule, replay: int) -> Trace:
+        """What one replica answers to these steps, played once more if it was not so often yet."""
+        steps = frozenset(delivery.step for delivery in schedule.deliveries)
+        replays = self.oracles.get(steps, ())
+        if len(replays) <= replay:
+            alone = Schedule(Kind.IDENTITY, "one replica", one_replica(sorted(steps)))
+            replays = (*replays, self._play(alone).trace)
+            self.oracles[steps] = replays
+        return replays[min(replay, len(replays) - 1)]
 
     def _play(
         self, schedule: Schedule, age: Mapping[int, float] | None = None, *, probe: bool = False
@@ -177,61 +195,6 @@ class Explainer:
             probe=probe,
         )
 
-    def _guesses(self, prefix: Schedule, target: int, suspect: Suspect) -> Iterator[Positions]:
-        """Small subsets that a person would try, likeliest first."""
-        deliveries = prefix.deliveries
-        candidates = self._candidates(prefix, suspect)
-        if prefix.kind is Kind.RETRY:
-            once = frozenset(p for p in candidates if not deliveries[p].duplicate)
-            doubled = sorted(
-                (p for p in candidates if deliveries[p].duplicate),
-                key=lambda p: (not self._related(deliveries[p].step, suspect.step), -p),
-            )
-            yield from (frozenset({p}) for p in doubled)
-            yield from (once | {p} for p in doubled)
-            return
-        writers = sorted(
-            (
-                p
-                for p in candidates
-                if deliveries[p].step in self.changing
-                or self.workload.steps[deliveries[p].step].method not in SAFE_METHODS
-            ),
-            key=lambda p: (
-                not self._related(deliveries[p].step, suspect.step),
-                deliveries[p].step not in self.changing,
-                -p,
-            ),
-        )
-        related = [p for p in candidates if self._related(deliveries[p].step, suspect.step)]
-        if prefix.kind is not Kind.STALE_COPY:
-            yield from (frozenset({p}) for p in writers[:6])
-        else:
-            here = (deliveries[target].slot, deliveries[target].life)
-            reads = [
-                p
-                for p in related
-                if (deliveries[p].slot, deliveries[p].life) == here
-                and self._route(deliveries[p].step) == self._route(suspect.step)
-            ]
-            triples = (
-                frozenset({read, write})
-                for read in reversed(reads)
-                for write in writers
-                if write > read
-            )
-            yield from islice(triples, 4)
-        if related:
-            yield frozenset(related)
-        yield from (frozenset(pair) for pair in islice(combinations(writers, 2), MOST_PAIRS))
-
-    def _related(self, step: int, other: int) -> bool:
-        """Whether two steps speak of the same collection: the same first segment of the path."""
-        return self._segment(step) == self._segment(other)
-
-    def _segment(self, step: int) -> str:
-        return self._route(step).partition(" ")[2].strip("/").partition("/")[0]
-
     def _route(self, step: int) -> str:
         return route(self.workload.steps[step])
 
@@ -240,8 +203,8 @@ class Explainer:
     def _tell(self, schedule: Schedule, suspect: Suspect) -> Explanation | None:
         confirmed = 0
         shown: _Pair | None = None
-        for _ in range(CONFIRMATIONS):
-            pair = self._pair(schedule, suspect.step, fresh=True)
+        for replay in range(CONFIRMATIONS):
+            pair = self._pair(schedule, suspect.step, replay=replay, probe=True)
             if pair.difference is not None:
                 confirmed += 1
                 shown = pair
@@ -317,7 +280,7 @@ class Explainer:
             return stale("", step.stale)
         last = len(schedule.deliveries) - 1
         for cache in sorted(shown.played.caches, key=lambda cache: cache.ttl):
-            aged = self._pair(schedule, suspect.step, fresh=False, age={last: cache.ttl})
+            aged = self._pair(schedule, suspect.step, age={last: cache.ttl})
             if aged.difference is None and not self.judge.differences(aged.expected, aged.played):
                 return stale(cache.name, cache.ttl)
         return None

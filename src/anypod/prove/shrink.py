@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 Positions = frozenset[int]
+FEW = 6  # so many are tried one by one at once
 
 
 class Undecided(Exception):
@@ -87,7 +88,8 @@ def reduce(
         if not asked(start):
             return None
     try:
-        return _one_by_one(_ddmin(sorted(start), asked), asked)
+        few = sorted(start)
+        return _one_by_one(few if len(few) <= FEW else _ddmin(few, asked), asked)
     except Undecided as undecided:
         return undecided.smallest
 

@@ -15,6 +15,7 @@ from anypod.prove.compare import Noise, ResetIncomplete
 from anypod.prove.events import Divergence, NotRetrySafe
 from anypod.prove.explain import CONFIRMATIONS, Again, Explainer, Explanation, Suspect, told
 from anypod.prove.fleet import Deadline
+from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
 from anypod.prove.model import Trace
 from anypod.prove.plan import Run
@@ -86,7 +87,7 @@ class Trial:
         explanations: when to stop explaining what was found.
         slots: how many replicas a schedule may use.
         known: steps that explained a route before, by kind of schedule.
-        oracles: what one replica answers to some of the steps.
+        oracles: what one replica answered to some of the steps, each time.
     """
 
     workload: Workload
@@ -96,7 +97,12 @@ class Trial:
     explanations: Deadline
     slots: int
     known: dict[str, dict[Kind, frozenset[int]]] = field(default_factory=dict)
-    oracles: dict[frozenset[int], Trace] = field(default_factory=dict)
+    oracles: dict[frozenset[int], tuple[Trace, ...]] = field(default_factory=dict)
+
+    @property
+    def nearness(self) -> Nearness:
+        """Which steps have to do with one another."""
+        return Nearness(self.workload, self.baseline.changing)
 
     @property
     def judge(self) -> Judge:
@@ -284,7 +290,7 @@ class Trial:
             self.judge,
             self.timeout,
             self.explanations,
-            self.baseline.changing,
+            self.nearness,
             {route: dict(kinds) for route, kinds in self.known.items()},
             self.oracles,
         )
