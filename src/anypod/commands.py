@@ -99,7 +99,10 @@ class Added(Struct, frozen=True):
 class Add(Command[Added], frozen=True):
     """Add `by` to the counter at `key` (0 if absent) unless the sum leaves `floor`…`ceiling`.
 
-    `ttl` counts from the command that creates the counter; later ones do not move its deadline.
+    `ttl` counts from the command that creates the counter; later ones do not move its deadline. With
+    `window` (seconds) in its place, a counter that this command creates lives to the end of the current
+    window: windows lie end to end and begin with the store's epoch (1970), so that they are the same
+    ones for everybody.
     """
 
     by: int = 1
@@ -108,6 +111,7 @@ class Add(Command[Added], frozen=True):
     ttl: float | None = None
     once: str | None = None
     once_ttl: float = ONCE_TTL
+    window: float | None = None
 
 
 class Total(Command[int], frozen=True):
@@ -180,6 +184,14 @@ class Abandon(Command[bool], frozen=True):
     """Forget the claim, so that a retry executes; False if it is no longer this holder's."""
 
     token: int
+
+
+class Inspect(Command[Claimed | None], frozen=True):
+    """Look at the claim at `key` and change nothing; None if there is none.
+
+    The status is complete or in flight, with the token of whoever was granted the claim last. In flight
+    with `wait` 0.0 says that the holder's lease has run out and nobody has asked for the claim since.
+    """
 
 
 # --- documents (sessions) -------------------------------------------------------------------------

@@ -123,6 +123,7 @@ CASES: Final = (
     Case(lambda k, t: c.Renew(k, t, 2 * LONG), _claim_state, _claim),
     Case(lambda k, t: c.Complete(k, t, b"done", LONG), _claim_state, _claim),
     Case(c.Abandon, _claim_state, _claim),
+    Case(lambda k, _: c.Inspect(k), _claim_state, _claim),
     Case(lambda k, _: c.ReadDocument(k), _document, _create),
     Case(lambda k, _: c.ReadDocument(k, touch=LONG), _document, _create),
     Case(lambda k, _: c.PatchDocument(k, {"b": b"2"}, ("a",)), _document, _create),

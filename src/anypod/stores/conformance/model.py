@@ -16,7 +16,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
@@ -194,11 +194,18 @@ class History(RuleBasedStateMachine):
 
     @precondition(about("value"))
     @rule(
-        key=keys, value=st.none() | payloads, ttl=lifetimes, expect=st.sampled_from("adn"), n=back
+        key=keys,
+        value=st.none() | payloads,
+        ttl=lifetimes,
+        expect=st.sampled_from(["anything", "anything", "nothing", "a version"]),
+        n=back,
+        fence=st.sampled_from([0, 0, 1, 2, 3]),
     )
-    def put(self, key: str, value: bytes | None, ttl: float | None, expect: str, n: int) -> None:
-        version = {"a": None, "d": 0, "n": self.token(n)}[expect]
-        self.check(c.Put(self.key("value", key), value, ttl, version))
+    def put(
+        self, key: str, value: bytes | None, ttl: float | None, expect: str, n: int, fence: int
+    ) -> None:
+        version = {"anything": None, "nothing": 0, "a version": self.token(n)}[expect]
+        self.check(c.Put(self.key("value", key), value, ttl, version, fence))
 
     @precondition(about("value"))
     @rule(limit=st.integers(1, 3))
@@ -226,7 +233,8 @@ class History(RuleBasedStateMachine):
         key=keys,
         by=amounts,
         bounds=st.sampled_from([(-c.MAX_INTEGER, c.MAX_INTEGER), (0, 10), (-3, 4)]),
-        ttl=lifetimes,
+        ttl=lifetimes | st.just("window"),
+        window=st.sampled_from([1_000.0, 10_000.0]),
         once=st.sampled_from([None, None, "first", "zwei ☃"]),
         once_ttl=durations,
     )
@@ -235,11 +243,16 @@ class History(RuleBasedStateMachine):
         key: str,
         by: int,
         bounds: tuple[int, int],
-        ttl: float | None,
+        ttl: float | Literal["window"] | None,
+        window: float,
         once: str | None,
         once_ttl: float,
     ) -> None:
-        self.check(c.Add(self.key("counter", key), by, *bounds, ttl, once, once_ttl))
+        key = self.key("counter", key)
+        if ttl == "window":
+            self.check(c.Add(key, by, *bounds, None, once, once_ttl, window))
+        else:
+            self.check(c.Add(key, by, *bounds, ttl, once, once_ttl))
 
     @precondition(about("counter"))
     @rule(key=keys)
@@ -266,6 +279,11 @@ class History(RuleBasedStateMachine):
     @rule(key=keys, n=back)
     def abandon(self, key: str, n: int) -> None:
         self.check(c.Abandon(self.key("claim", key), self.token(n)))
+
+    @precondition(about("claim"))
+    @rule(key=keys)
+    def inspect(self, key: str) -> None:
+        self.check(c.Inspect(self.key("claim", key)))
 
     @precondition(about("document"))
     @rule(key=keys, touch=lifetimes)

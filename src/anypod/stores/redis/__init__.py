@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import hiredis
 import redis
 
-from anypod.commands import Command, Get, Scan, Total
+from anypod.commands import Command, Get, Inspect, Scan, Total
 from anypod.errors import (
     ConfigurationError,
     OutcomeUnknown,
@@ -39,7 +39,7 @@ from anypod.stores.redis.waiting import ChannelSubscription, Mailboxes
 
 R = TypeVar("R")
 
-READERS: Final = frozenset({Get, Scan, Total})
+READERS: Final = frozenset({Get, Scan, Total, Inspect})
 
 OPTIONS: Final = {
     "timeout": 2.0,  # for a whole exchange

@@ -41,6 +41,7 @@ from anypod.commands import (
     Existence,
     Filled,
     Get,
+    Inspect,
     Page,
     PatchDocument,
     Patched,
@@ -151,12 +152,17 @@ _ADD_ONCE_HEAD: Final = _ADD.head(2, 6)
 
 
 @lru_cache(maxsize=1024)
-def _add_tail(offset: int, by: int, floor: int, ceiling: int, ttl: float | None) -> bytes:
-    return b"".join(map(bulk, (offset, by, floor, ceiling, micros(ttl))))
+def _add_tail(
+    offset: int, by: int, floor: int, ceiling: int, ttl: float | None, window: float | None
+) -> bytes:
+    lives = micros(ttl) if window is None else f"/{micros(window)}"
+    return b"".join(map(bulk, (offset, by, floor, ceiling, lives)))
 
 
 def _encode_add(command: Add, offset: int) -> bytes:
-    tail = _add_tail(offset, command.by, command.floor, command.ceiling, command.ttl)
+    tail = _add_tail(
+        offset, command.by, command.floor, command.ceiling, command.ttl, command.window
+    )
     if command.once is None:
         key = command.key.encode()
         return b"%b$%d\r\n%b\r\n%b" % (_ADD_HEAD, len(key), key, tail)
@@ -192,6 +198,10 @@ def _stored(reply: Any) -> Stored:
 def _claimed(reply: Any) -> Claimed:
     status, token, outcome, wait, attempt = reply
     return Claimed(_CLAIM_STATUSES[status], token, outcome, wait / 1e6, attempt)
+
+
+def _inspected(reply: Any) -> Claimed | None:
+    return None if reply is None else _claimed(reply)
 
 
 def _document(reply: Any) -> Document | None:
@@ -321,6 +331,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "slots"),
     Complete: _codec("complete", lambda c: (c.token, c.outcome, micros(c.ttl)), _truth),
     Abandon: _codec("abandon", lambda c: (c.token,), _truth),
+    Inspect: _codec("inspect", lambda _: (), _inspected),
     ReadDocument: _codec("read_document", lambda c: (micros(c.touch),), _document),
     PatchDocument: _codec("patch_document", _patch, _patched),
     EndDocument: _codec("end_document", lambda c: (micros(c.keep),), _truth),

@@ -12,6 +12,7 @@ from anypod.commands import (
     Claimed,
     ClaimStatus,
     Complete,
+    Inspect,
     Release,
     Renew,
     Withdraw,
@@ -97,6 +98,16 @@ def _abandon(command: Abandon, table: Table, now: int) -> bool:  # noqa: ARG001
         return False
     table.remove(command.key)
     return True
+
+
+def _inspect(command: Inspect, table: Table, now: int) -> Claimed | None:
+    record = load(table, command.key, ClaimRecord)
+    if record is None:
+        return None
+    if record.outcome is not None:
+        return Claimed(ClaimStatus.COMPLETE, record.token, record.outcome, attempt=record.attempt)
+    left = max(0, record.lease_until - now) / 1e6
+    return Claimed(ClaimStatus.IN_FLIGHT, record.token, wait=left, attempt=record.attempt)
 
 
 # --- slots
@@ -191,6 +202,7 @@ RULES: Final[Rules] = {
     Renew: _renew,
     Complete: _complete,
     Abandon: _abandon,
+    Inspect: _inspect,
     Acquire: _acquire,
     Release: _release,
     Withdraw: _withdraw,

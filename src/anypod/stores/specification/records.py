@@ -183,6 +183,12 @@ def deadline_after(now: int, seconds: float | None) -> int | None:
     return None if seconds is None else now + micros(seconds)
 
 
+def end_of_window(now: int, seconds: float) -> int:
+    """When the current window of this length ends; windows lie end to end from the epoch on."""
+    length = micros(seconds)
+    return now - now % length + length
+
+
 def sooner(first: int | None, second: int | None) -> int | None:
     """The nearer of two deadlines."""
     if first is None or second is None:

@@ -14,6 +14,7 @@ from anypod.stores.specification.records import (
     Table,
     ValueRecord,
     deadline_after,
+    end_of_window,
     load,
     next_version,
     once_key,
@@ -79,7 +80,12 @@ def _add_now(command: Add, table: Table, now: int) -> Added:
     sum_ = value + command.by
     if not command.floor <= sum_ <= command.ceiling:
         return Added(value, AddOutcome.REFUSED)
-    deadline = deadline_after(now, command.ttl) if record is None else record.deadline
+    if record is not None:
+        deadline = record.deadline
+    elif command.window is not None:
+        deadline = end_of_window(now, command.window)
+    else:
+        deadline = deadline_after(now, command.ttl)
     table.save(command.key, CounterRecord(sum_, deadline))
     return Added(sum_, AddOutcome.ADDED)
 

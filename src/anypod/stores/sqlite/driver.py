@@ -17,6 +17,7 @@ from anypod.commands import (
     CacheRead,
     Command,
     Get,
+    Inspect,
     ReadDocument,
     Scan,
     Total,
@@ -26,6 +27,7 @@ from anypod.stores import forks
 from anypod.stores.driver import Capability
 from anypod.stores.notices import Notice, Subscription
 from anypod.stores.specification import WrongRecord, execute
+from anypod.stores.specification.records import deadline_after, end_of_window
 from anypod.stores.sqlite.bell import Bell
 from anypod.stores.sqlite.gate import Gate
 from anypod.stores.sqlite.group import GroupWorker
@@ -52,7 +54,9 @@ LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
 REAP_EVERY: Final = 512  # writes
 REAP_BATCH: Final = 128  # records
 
-READERS: Final = frozenset({Get, Scan, Total, ReadDocument, CacheRead})  # which usually only read
+READERS: Final = frozenset(
+    {Get, Scan, Total, Inspect, ReadDocument, CacheRead}
+)  # which usually only read
 
 
 class SQLiteDriver:
@@ -140,13 +144,16 @@ class SQLiteDriver:
     def _add(self, connection: sqlite3.Connection, command: Add, now: int) -> Added | None:
         if not command.floor <= command.by <= command.ceiling:
             return None  # a first step would break the bounds: the slow path knows what to answer
-        ttl = command.ttl
+        if command.window is not None:
+            deadline: int | None = end_of_window(now, command.window)
+        else:
+            deadline = deadline_after(now, command.ttl)
         rows = connection.execute(
             ADD,
             (
                 command.key,
                 command.by,
-                None if ttl is None else now + round(ttl * 1_000_000),
+                deadline,
                 now,
                 max(command.floor, -MAX_INTEGER),
                 min(command.ceiling, MAX_INTEGER),

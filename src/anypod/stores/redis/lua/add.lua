@@ -1,7 +1,16 @@
 -- ARGV: offset, by, floor, ceiling, ttl, and with an operation id: once_ttl
+-- ttl: µs; with `/` in front, to the end of the current window of so many µs; empty: for ever
 -- KEYS: the counter, and with an operation id where its reply is kept
 -- counter: 'n', deadline, value
 -- operation: 'o', deadline, argument, value, outcome (0 added, 1 refused, 2 reused)
+local function ends(lives)
+  if string.sub(lives, 1, 1) ~= '/' then
+    return deadline(lives)
+  end
+  local window = tonumber(string.sub(lives, 2))
+  return now() - now() % window + window
+end
+
 local function step()
   local record = load(key, 'n')
   local value = record and record[3] or 0
@@ -13,7 +22,7 @@ local function step()
     record[3] = sum
     save(key, record)
   else
-    save(key, { 'n', deadline(ARGV[5]), sum })
+    save(key, { 'n', ends(ARGV[5]), sum })
   end
   return sum
 end

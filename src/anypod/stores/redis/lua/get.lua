@@ -1,3 +1,3 @@
--- record: 'v', deadline, version, value
+-- record: see put.lua
 local record = load(key, 'v')
 return record and { record[4], record[3] }
