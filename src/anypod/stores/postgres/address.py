@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
@@ -28,6 +29,16 @@ OWN: Final[dict[str, Any]] = {
     "listen_url": "",  # a direct address for LISTEN where this one goes through a pooler
 }
 
+_DEFAULTS: Final = {  # a service's, rather than a shell's
+    "connect_timeout": "5",
+    "application_name": "anypod",
+    "client_encoding": "utf8",
+    # A machine that vanished is noticed within a minute, also where nothing is being sent.
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 _SECRET: Final = {"password", "sslpassword", "oauth_client_secret"}
 _HINT: Final = (
     "it should look like postgresql://user:password@host:5432/database, with every character of the "
@@ -44,6 +55,7 @@ class Address:
         conninfo: libpq's connection string, password included.
         place: host, port and database, for messages.
         timeout: seconds for one command.
+        connect_timeout: seconds for opening a connection.
         connections: the most connections of a pool.
         prepare: whether to use prepared statements; None finds out.
         migrate: whether the first use may create or update the schema.
@@ -57,6 +69,7 @@ class Address:
     conninfo: str
     place: str
     timeout: float
+    connect_timeout: float
     connections: int
     prepare: bool | None
     migrate: bool
@@ -108,6 +121,7 @@ def parse(url: str) -> Address:
         conninfo=conninfo.make_conninfo("", **info),
         place=_place(info),
         timeout=timeout,
+        connect_timeout=_seconds(info["connect_timeout"]),
         connections=own["connections"],
         prepare={"auto": None, "on": True, "off": False}[own["prepare"]],
         migrate=own["migrate"] == "on",
@@ -131,15 +145,25 @@ def _complete(text: str, synchronous: str | None) -> dict[str, Any]:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             # Not quoted: where a password has an unencoded slash, its beginning looks like a port.
             raise ConfigurationError(f"the port in the PostgreSQL URL is no port number; {_HINT}")
-    info.setdefault("connect_timeout", "5")
-    info.setdefault("application_name", "anypod")
-    info.setdefault("client_encoding", "utf8")
+    for name, value in _DEFAULTS.items():
+        info.setdefault(name, value)
     if "," in str(info.get("host", "")):
         info.setdefault("target_session_attrs", "read-write")
     if synchronous is not None:
         earlier = info.get("options", "")
         info["options"] = f"{earlier} -c synchronous_commit={synchronous}".strip()
     return info
+
+
+def _seconds(text: object) -> float:
+    """Libpq's connect_timeout; 0 and less mean for ever."""
+    try:
+        seconds = int(str(text))
+    except ValueError:
+        raise ConfigurationError(
+            f"the option connect_timeout={text!r} must be a whole number of seconds"
+        ) from None
+    return seconds if seconds > 0 else math.inf
 
 
 def _listen(url: str, info: dict[str, Any]) -> str:

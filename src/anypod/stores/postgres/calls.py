@@ -380,9 +380,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         _held,
     ),
     c.Inspect: Call(
-        Function(
-            "inspect_v1", "text, bigint", "integer, bigint, bytea, bigint, integer"
-        ),
+        Function("inspect_v1", "text, bigint", "integer, bigint, bytea, bigint, integer"),
         lambda q, offset, _: [place(q.key), offset],
         _inspected,
     ),

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg import errors
 
-from anypod.commands import CacheRead, Command, Get, ReadDocument, Total
+from anypod.commands import CacheRead, Command, Get, Inspect, ReadDocument, Total
 from anypod.errors import (
     ConfigurationError,
     Conflict,
@@ -54,7 +54,7 @@ ATTEMPTS: Final = 4  # of one command, where the earlier ones certainly did not 
 REAP_EVERY: Final = 500  # commands that may leave something behind
 REAP_BATCH: Final = 200
 
-_READS: Final = (Get, Total, ReadDocument, CacheRead)  # that leave nothing behind
+_READS: Final = (Get, Total, Inspect, ReadDocument, CacheRead)  # that leave nothing behind
 _TAKE_MAIL: Final = Function("take_mail_v1", "text, bigint", "boolean")
 _REAP: Final = Function("reap_v1", "integer, bigint", "bigint")
 _MISSING: Final = (errors.UndefinedFunction, errors.UndefinedTable, errors.InvalidSchemaName)
@@ -154,11 +154,10 @@ class PostgresDriver:
             return []
         calls = [self.call(command) for command in commands]
         requests = [(call.function, call.function.pack(values)) for call, values in calls]
-        deadline = time.monotonic() + self.address.timeout
         pool = self._pool
-        pooled = pool.take(deadline)
+        pooled = pool.take(time.monotonic() + self.address.timeout)
         try:
-            outcomes = pooled.exchange_many(requests, deadline)
+            outcomes = pooled.exchange_many(requests, self.address.timeout)
         finally:
             pool.give(pooled)
         replies: list[Any] = []
@@ -219,7 +218,9 @@ class PostgresDriver:
         """Open a connection for threads; the first one looks at the schema."""
         try:
             connection = psycopg.Connection.connect(
-                self.address.conninfo, autocommit=True, connect_timeout=_whole(limit)
+                self.address.conninfo,
+                autocommit=True,
+                connect_timeout=_whole(min(limit, self.address.connect_timeout)),
             )
         except psycopg.OperationalError as failure:
             raise _clearer(failure, self.address) from failure
@@ -253,6 +254,8 @@ class PostgresDriver:
         if self._facts is None:
             pool = self._pool
             pool.give(pool.take(time.monotonic() + self.address.timeout))
+        if self._facts is None:  # the connection was one from before the schema vanished
+            self._connect(self.address.timeout).close()
         assert self._facts is not None
         return self._facts
 
@@ -263,7 +266,7 @@ class PostgresDriver:
             connection = await psycopg.AsyncConnection.connect(
                 self.address.conninfo,
                 autocommit=True,
-                connect_timeout=_whole(self.address.timeout),
+                connect_timeout=_whole(min(self.address.timeout, self.address.connect_timeout)),
             )
         except psycopg.OperationalError as failure:
             raise _clearer(failure, self.address) from failure

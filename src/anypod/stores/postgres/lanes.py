@@ -182,6 +182,8 @@ class Lanes:
         idle = [lane for lane in self._lanes if lane.idle]
         while self._queue and idle:
             lane = idle.pop()
+            if not lane.idle:  # a lane that broke has dealt its commands out meanwhile
+                continue
             if not lane.link.alive():
                 lane.close()
                 self._lanes.remove(lane)

@@ -60,10 +60,16 @@ class PooledLink:
                 return done[0]
 
     def exchange_many(
-        self, requests: Sequence[tuple[Function, Parameters]], deadline: float
+        self, requests: Sequence[tuple[Function, Parameters]], timeout: float
     ) -> list[Outcome]:
-        """Send commands, `AT_ONCE` of them under way, and wait for all their outcomes."""
+        """Send commands, `AT_ONCE` of them under way, and wait for all their outcomes.
+
+        Args:
+            requests: the commands.
+            timeout: seconds without any outcome after which the server is given up.
+        """
         link = self.link
+        deadline = time.monotonic() + timeout
         waiting = deque(requests)
         under_way = 0
         outcomes: list[Outcome] = []
@@ -81,6 +87,8 @@ class PooledLink:
                 done = link.receive()
             else:
                 done = link.abort(_NO_REPLY)
+            if done:
+                deadline = time.monotonic() + timeout
             outcomes += done
             under_way -= len(done)
             if link.broken:
