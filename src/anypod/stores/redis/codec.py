@@ -155,7 +155,7 @@ _ADD_ONCE_HEAD: Final = _ADD.head(2, 6)
 def _add_tail(
     offset: int, by: int, floor: int, ceiling: int, ttl: float | None, window: float | None
 ) -> bytes:
-    lives = micros(ttl) if window is None else f"/{micros(window)}"
+    lives = micros(ttl) if window is None else f"/{round(window * 1_000_000)}"
     return b"".join(map(bulk, (offset, by, floor, ceiling, lives)))
 
 
