@@ -10,7 +10,7 @@ from anypod.check.facts import Class, Function, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects
 from anypod.check.project import Project
 
-_CONTEXTS_PER_FUNCTION = 24
+_CONTEXTS_PER_FUNCTION = 10
 
 
 class Classes:
@@ -22,6 +22,7 @@ class Classes:
         self._interned: dict[tuple[object, ...], Frame] = {}
         self._contexts: dict[tuple[str, str], int] = {}
         self._methods: dict[tuple[tuple[str, str], str], tuple[Class, Function] | None] = {}
+        self._lineages: dict[tuple[str, str], list[Class]] = {}
         self._bases: dict[tuple[str, str], tuple[Objects, ...]] = {}
 
     def held(self, place: Obj) -> Objects:
@@ -69,6 +70,9 @@ class Classes:
 
     def lineage(self, key: tuple[str, str]) -> list[Class]:
         """A class and its checked bases, nearest first."""
+        known = self._lineages.get(key)
+        if known is not None:
+            return known
         found: dict[tuple[str, str], None] = {}
         stack = [key]
         while stack:
@@ -77,7 +81,8 @@ class Classes:
                 continue
             found[current] = None
             stack.extend(o[1] for group in self.bases(current) for o in group if o[0] == "C")
-        return [self.project.class_(k) for k in found]
+        self._lineages[key] = [self.project.class_(k) for k in found]
+        return self._lineages[key]
 
     def bases(self, key: tuple[str, str]) -> tuple[Objects, ...]:
         """What each base of a class resolves to."""

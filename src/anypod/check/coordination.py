@@ -136,7 +136,8 @@ def _has_shared_effect(analysis: Analysis, frame: Frame, inside: object) -> bool
     lines = {frame.function.body.calls[i][CALL_LINE] for i in wanted}
     for child, line in frame.children:
         if line in lines:
-            reached = analysis.reached_from(child)
+            # Two calls down: further away, what happens is not what the lock is for.
+            reached = {child, *(c for c, _ in child.children)}
             for external in analysis.externals:
                 if external.frame in reached and _is_shared_effect(analysis, external):
                     return True

@@ -290,6 +290,9 @@ class EntryPoints:
             return
         position, keyword = CALLS[name]
         target = next((v for k, v in call[KWARGS] if k == keyword), None)
+        if name == "add_route" and call[ARGS] and call[ARGS][0][0] == "r":
+            # `add_route(View.as_view(…), pattern)`
+            position = 0
         if target is None and len(call[ARGS]) > position:
             target = call[ARGS][position]
         if target is None:
@@ -482,7 +485,7 @@ _FALCON = frozenset({f"on_{verb}" for verb in VERBS})
 _FRAMEWORKS = (
     "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp", "quart", "litestar", "tornado",
     "bottle", "sanic", "pyramid", "cherrypy", "falcon", "strawberry", "ariadne", "socketio", "channels",
-    "ninja", "blacksheep", "robyn", "responder", "hug", "chalice", "connexion", "nicegui", "fasthtml",
+    "ninja", "werkzeug", "blacksheep", "robyn", "responder", "hug", "chalice", "connexion", "nicegui", "fasthtml",
 )  # fmt: skip
 
 

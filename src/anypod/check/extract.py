@@ -99,7 +99,10 @@ class Scope(Statements):
         """Unpack `value`."""
         parts: tuple[Value, ...] | None = value[2] if value[0] == "d" else None
         if parts is None or len(parts) != len(targets) or value[1] not in {"tuple", "list"}:
-            parts = (("i", value, None),) * len(targets)
+            starred = any(type(t) is ast.Starred for t in targets)
+            parts = tuple(
+                ("i", value, None if starred else ("k", at)) for at in range(len(targets))
+            )
         for one, part in zip(targets, parts, strict=True):
             self.bind(one, part)
 

@@ -39,21 +39,6 @@ _EMBEDDED = {
     "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
     "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
 }  # fmt: skip
-_STRING_METHODS = frozenset(
-    {
-        "join",
-        "format",
-        "hexdigest",
-        "get",
-        "path",
-        "strip",
-        "replace",
-        "split",
-        "lower",
-        "encode",
-        "self",
-    }
-)
 _URLS = frozenset(
     {
         "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
@@ -95,6 +80,9 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
             if text == "removed" or _is_removed_here(analysis, path, external.frame, removed):
                 continue
             label = label_of(analysis, path, external.frame)
+            if not label and not external.dotted.startswith("request"):
+                # Nothing says where this goes.
+                continue
             severity = (
                 WARNING if _is_configured(analysis, path, external.frame) or not label else ERROR
             )
@@ -299,25 +287,24 @@ def _is_removed_here(
 
 
 def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
-    """A file's name for people, or "" when nothing about it is known."""
+    """A file's name for people, or "" when the code does not say where it is."""
     constant = analysis.resolver.constant(path, frame)
     if isinstance(constant, (str, bytes)):
         return f"file {constant!r}"
-    for one in analysis.deep(path, frame):
+    everything = list(_everything(analysis, path, frame))
+    for one, where in everything:
         if one[0] in {"n", "a"}:
-            for found in analysis.resolver.resolve(one, frame):
-                if found[0] == "P":
+            for found in analysis.resolver.resolve(one, where):
+                if found[0] == "P" and found[1][0] != "env":
                     return f"files under {analysis.resolver_label(found)}"
-    for one in analysis.deep(path, frame):
+    for one, _ in everything:
         if one[0] == "k" and isinstance(one[1], str) and re.search(r"\w[/.]\w|\w/|/\w", one[1]):
             return f"file {one[1]!r}"
-    for one in analysis.deep(path, frame):
-        if one[0] in {"a", "p"}:
-            name = one[2] if one[0] == "a" else frame.function.params[one[1]][0]
-            if name in _STRING_METHODS:
-                continue
-            return f"files under {name}"
-    return ""
+    for dotted in _dotted_in(analysis, path, frame):
+        if dotted.startswith(_CONFIGURED):
+            return f"files under {dotted}"
+    names = [n for n in analysis.names_of(path, frame) if n.isupper()]
+    return f"files under {names[0]}" if names else ""
 
 
 # Embedded databases

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.facts import Value
-from anypod.check.frames import Frame
+from anypod.check.frames import Frame, Obj
 from anypod.check.model import ERROR, WARNING
 from anypod.check.origins import (
     CLOCK,
@@ -150,7 +150,17 @@ def _is_lazy(analysis: Analysis, state: State, write: Write, value: Value) -> bo
     if value[0] == "k":
         # A flag that only ever goes up, once per process.
         return value[1] is True and not _is_reset(state)
+    objects = analysis.resolver.resolve(value, write.frame)
+    if objects and all(o[0] in "IJ" and not _is_container(analysis, o) for o in objects):
+        # A service object, made once; what it keeps is judged by itself.
+        return not any(
+            is_request(analysis, one, write.frame) for one in analysis.deep(value, write.frame)
+        )
     return _is_data_free(analysis, value, write.frame)
+
+
+def _is_container(analysis: Analysis, one: Obj) -> bool:
+    return one[0] == "I" and bool(analysis.resolver.container_kind(one[1]))
 
 
 def _is_reset(state: State) -> bool:

@@ -360,7 +360,7 @@ class Walk:
             return [("P", ("c", *base[1]), (f".{name}",))]
         if kind == "P":
             return [("P", base[1], (*base[2], f".{name}"))]
-        if kind == "F":
+        if kind == "F" and "." not in base[1][1]:
             return [("P", ("g", base[1][0], base[1][1]), (f".{name}",))]
         return []
 

@@ -33,7 +33,7 @@ VIEW_DECORATORS = frozenset(
         "login_required", "permission_required", "staff_member_required", "never_cache", "receiver",
         "simple_tag", "inclusion_tag", "view_config", "expose", "action", "field", "mutation", "subscription",
         "query", "tool", "controller", "on", "event", "on_event", "get_endpoint", "ensure_csrf_cookie",
-        "cache_page", "jsonrpc_method", "asset", "websocket_handler", "sio_on",
+        "cache_page", "application", "jsonrpc_method", "asset", "websocket_handler", "sio_on",
     }
 )  # fmt: skip
 

@@ -347,7 +347,12 @@ class Names(Places):
             if name in _APPLICATION:
                 return (("P", ("app",), ()),)
         if owner is not None and not own:
-            return self.settle(("P", ("c", owner.module, owner.qualname), (f".{name}",)))
+            place_of_class: Obj = ("P", ("c", owner.module, owner.qualname), (f".{name}",))
+            held = self.held(place_of_class)
+            if held and all(h[0] == "J" for h in held):
+                # A descriptor (a column, a form field): each instance has its own value.
+                return held
+            return self.settle(place_of_class)
         if place[0] == "P":
             if len(place[2]) >= _LONGEST_PATH:
                 return ()
@@ -416,7 +421,7 @@ class Names(Places):
         if kind == "D":
             value, frame, objects = self.fresh[base[2]]
             if frame is not None and value is not None and value[0] == "d":
-                return self.all_of(value[2], frame)
+                return self.all_of(_chosen(value, key), frame)
             return union(*(self.element(o) for o in objects))
         if kind == "Y":
             return union(*(self.element(o) for o in base[1]))
@@ -451,6 +456,17 @@ class Names(Places):
     def bindings_of(self, function: Function, frame: Frame, index: int, first: Objects) -> Bindings:
         """The arguments of a call as a function's parameters see them."""
         raise NotImplementedError
+
+
+def _chosen(display: Value, key: object) -> tuple[Value, ...]:
+    """The parts of a display that `[key]` may give."""
+    parts: tuple[Value, ...] = display[2]
+    if isinstance(key, int) and display[1] == "tuple" and -len(parts) <= key < len(parts):
+        return (parts[key],)
+    if isinstance(key, str) and len(display) > 3:
+        known = tuple(v for k, v in zip(display[3], parts, strict=False) if k == ("k", key))
+        return known or parts
+    return parts
 
 
 def _last(value: Value) -> str:

@@ -58,7 +58,6 @@ SESSION_KEYS = frozenset(
     [
         "session_id",
         "sessionid",
-        "sid",
         "token",
         "access_token",
         "refresh_token",

@@ -72,7 +72,7 @@ from collections.abc import Iterable, Iterator
 from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.drafts import finding
-from anypod.check.effects import is_guarded, kind_of
+from anypod.check.effects import is_guarded, kind_of, surrounding
 from anypod.check.entrypoints import Entry
 from anypod.check.facts import Function
 from anypod.check.frames import Frame
@@ -106,6 +106,8 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
             continue
         seen.add(where)
         handler = frames[frame]
+        if _is_of_another_method(analysis, handler, frame, context):
+            continue
         severity = (
             ERROR
             if kind in {"insert", "charge"} and frame.function is handler.function
@@ -141,6 +143,22 @@ def _effects(
             yield update.frame, update.line, update.column, update.context, update.what, update.name
 
 
+def _is_of_another_method(analysis: Analysis, handler: Entry, frame: Frame, context: int) -> bool:
+    """In a handler of several methods: whether only a method that nobody retries comes here."""
+    if "POST" not in handler.methods or _is_spoken(handler):
+        return False
+    for kind, value, where in surrounding(analysis, frame, context):
+        methods = {v[1] for v in analysis.deep(value, where) if v[0] == "k"} & {
+            "POST",
+            "PUT",
+            "DELETE",
+            "GET",
+        }
+        if methods and (kind == "if") == (methods == {"POST"}):
+            return True
+    return False
+
+
 def _retried(analysis: Analysis) -> dict[Frame, Entry]:
     """Frames that handlers which are delivered twice reach, with the handler."""
     found: dict[Frame, Entry] = {}
@@ -162,7 +180,12 @@ def _is_retried(entry: Entry) -> bool:
         return False
     if not entry.methods and entry.kind == "route" and not entry.path:
         return False
-    # The verb of the route: the last part of its path that is not a parameter, or the function's first word.
+    return _is_spoken(entry)
+
+
+def _is_spoken(entry: Entry) -> bool:
+    """Whether the route's own verb says so: cancel, pay, confirm."""
+    # The last part of its path that is not a parameter, or the function's first word.
     parts = [p for p in entry.path.strip("/").split("/") if p and p[0] not in "<{:("]
     spoken = words.words(parts[-1]) if parts else frozenset()
     name = entry.function.name.split("_")[0].lower()
