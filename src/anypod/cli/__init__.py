@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "check": "find state in the source that breaks with a second replica",
     "prove": "run the service as replicas and show which request got a different answer",
+    "store": "ask a store how it is: ping, stats, doctor, reap, migrate",
     "demo": "check and prove two small shops, one broken, one fixed",
 }
 

@@ -179,6 +179,10 @@ class RedisDriver:
         """Listen to a channel, on a connection of its own."""
         return ChannelSubscription(self._dial, channel, self._timeout)
 
+    def ask(self, payload: bytes) -> Any:
+        """The reply to a request of the doctor's; a server's error is returned, not raised."""
+        return self._links.exchange(payload)
+
     # --- errors
 
     def classify(self, failure: Exception) -> type[StoreError]:

@@ -100,7 +100,7 @@ class SQLiteDriver:
                 pass
         with self._gate:
             connection = self._writer or self._open_writer()
-            now = self._now()
+            now = self.now()
             if type(command) is Add and command.once is None:
                 reply = self._add(connection, command, now)
                 if reply is not None:
@@ -122,7 +122,8 @@ class SQLiteDriver:
         with self._gate:
             return self._group(self._writer or self._open_writer(), commands)
 
-    def _now(self) -> int:
+    def now(self) -> int:
+        """The store's clock in µs."""
         return int((time.time() + self.clock_offset) * 1_000_000)
 
     def _read(self, command: Command[R]) -> R:
@@ -131,7 +132,7 @@ class SQLiteDriver:
         except IndexError:
             connection = self._open_reader()
         try:
-            return execute(command, ReadOnlyRows(connection, now := self._now()), now)  # type: ignore[no-any-return]
+            return execute(command, ReadOnlyRows(connection, now := self.now()), now)  # type: ignore[no-any-return]
         finally:
             self._readers.append(connection)
 
@@ -178,7 +179,7 @@ class SQLiteDriver:
 
     def _group(self, connection: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Any]:
         connection.execute("BEGIN IMMEDIATE")
-        now = self._now()
+        now = self.now()
         rows = Rows(connection, now)
         replies: list[Any] = []
         try:
@@ -243,6 +244,21 @@ class SQLiteDriver:
             connection = self._writer or self._open_writer()
             rows = connection.execute(TAKE, (mailbox,)).fetchall()
         return rows[0][0] if rows else None
+
+    def ask(self, statement: str, *arguments: Any) -> list[Any]:
+        """The rows of a statement that only reads, for the doctor."""
+        connection = self._open_reader()
+        try:
+            return connection.execute(statement, arguments).fetchall()
+        finally:
+            connection.close()
+
+    def reap(self) -> int:
+        """Delete one small batch of what has expired, and return how many records went."""
+        with self._gate:
+            connection = self._writer or self._open_writer()
+            arguments = (self.now(), REAP_BATCH)
+            return max(0, sum(connection.execute(one, arguments).rowcount for one in REAP))
 
     def _row(self, statement: str, arguments: tuple[Any, ...]) -> Any:
         try:

@@ -1,0 +1,123 @@
+"""What only Redis and Valkey can say about themselves: eviction, persistence, memory, role, version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from anypod.stores.doctor import Finding, Statistics, error, fine, warning
+from anypod.stores.redis.codec import request
+
+if TYPE_CHECKING:
+    from anypod.stores.redis import RedisDriver
+
+OLDEST: Final = (6, 2)
+FULL: Final = 0.9  # of maxmemory
+
+
+def _information(driver: RedisDriver) -> dict[str, str]:
+    """The server's INFO, empty if this user may not ask."""
+    reply = driver.ask(request("INFO"))
+    if isinstance(reply, Exception):
+        return {}
+    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _setting(driver: RedisDriver, name: str) -> str | None:
+    """A server setting, None if this user may not ask (managed servers often say no)."""
+    reply: Any = driver.ask(request("CONFIG", "GET", name))
+    if isinstance(reply, dict):
+        reply = [part for pair in reply.items() for part in pair]
+    if isinstance(reply, Exception) or len(reply) != 2:
+        return None
+    return str(reply[1].decode(errors="replace"))
+
+
+def examine(driver: RedisDriver) -> Iterator[Finding]:
+    """Everything that can be said about the server."""
+    info = _information(driver)
+    if not info:
+        yield warning(
+            "this user may not ask for INFO",
+            "grant +info, or check eviction and persistence in the console of your provider",
+        )
+        return
+    yield from _version(info)
+    yield from _role(info)
+    yield from _eviction(info, _setting(driver, "maxmemory-policy"))
+    yield from _persistence(info, _setting(driver, "save"), _setting(driver, "appendfsync"))
+
+
+def _version(info: dict[str, str]) -> Iterator[Finding]:
+    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+    version = info.get("valkey_version" if name == "Valkey" else "redis_version", "0.0")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        yield error(f"{name} {version} is too old", "anypod needs Redis 6.2 or newer, or Valkey")
+    else:
+        yield fine(f"{name} {version}, {info.get('redis_mode', 'standalone')}")
+
+
+def _role(info: dict[str, str]) -> Iterator[Finding]:
+    if info.get("role") == "slave":
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        yield error(f"this is a replica of {primary}", "give anypod the primary's address")
+
+
+def _eviction(info: dict[str, str], policy: str | None) -> Iterator[Finding]:
+    policy = info.get("maxmemory_policy", policy or "noeviction")
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    evicted = int(info.get("evicted_keys", 0))
+    if policy != "noeviction":
+        when = "as soon as a limit is set" if not limit else f"at {limit / 2**20:.0f} MiB"
+        so_far = f"; {evicted} keys have gone that way" if evicted else ""
+        yield error(
+            f"maxmemory-policy {policy}: {when} the server drops records that nobody deleted: sessions, "
+            f"locks, idempotency keys{so_far}",
+            "CONFIG SET maxmemory-policy noeviction, and give caches a server of their own",
+        )
+    elif limit and used > FULL * limit:
+        yield warning(
+            f"{used / limit:.0%} of maxmemory is used; at 100% every write is refused",
+            "raise maxmemory, or shorten time-to-live",
+        )
+    else:
+        yield fine("nothing is evicted")
+
+
+def _persistence(info: dict[str, str], save: str | None, sync: str | None) -> Iterator[Finding]:
+    if info.get("aof_enabled") == "1":
+        loss = {"always": "nothing", "everysec": "about a second", "no": "what the kernel held"}
+        lost = loss.get(sync or "", "about a second")
+        yield fine(f"append-only file: a power loss costs {lost}")
+    elif save:
+        yield warning(
+            f"snapshots only (save {save}): a restart goes back to the last one, minutes ago",
+            "CONFIG SET appendonly yes",
+        )
+    elif save == "":
+        yield warning(
+            "no persistence: a restart loses every session, lock and idempotency key",
+            "CONFIG SET appendonly yes, and in the server's file too",
+        )
+    if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
+        yield error("the last attempt to persist failed", "look at the server's log and its disk")
+
+
+def statistics(driver: RedisDriver) -> Statistics:
+    """Numbers about the server."""
+    info = _information(driver)
+    keys = driver.ask(request("DBSIZE"))
+    numbers: Statistics = {"keys": None if isinstance(keys, Exception) else keys}
+    for name in (
+        *("redis_version", "uptime_in_seconds", "used_memory", "maxmemory", "evicted_keys"),
+        *("expired_keys", "connected_clients", "connected_slaves", "instantaneous_ops_per_sec"),
+    ):
+        text = info.get(name)
+        numbers[name] = int(text) if text is not None and text.isdigit() else text
+    return numbers
+
+
+def reap(driver: RedisDriver) -> None:  # noqa: ARG001
+    """Nothing to do: the server's own expiry follows each deadline."""
+    return
