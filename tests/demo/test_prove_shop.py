@@ -47,6 +47,7 @@ def prove(
     )
     assert verdict.exists(), ended.stdout + ended.stderr
     answer: dict[str, Any] = json.loads(verdict.read_text())
+    assert ended.returncode != 2, answer["reason"]
     assert not answer["partial"], ended.stdout
     return ended.returncode, answer
 
