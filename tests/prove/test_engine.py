@@ -260,6 +260,18 @@ def test_staleness_that_the_workload_declares_is_accepted(project: Project) -> N
     assert (stale.cache, stale.seconds) == ("", 120.0)
 
 
+def test_an_accepted_old_answer_hides_no_other_difference_of_its_route(project: Project) -> None:
+    small(
+        project,
+        LOCAL_CACHE.replace('("value"))}', '("value")), "seen": seen[0]}').replace(
+            "copies.invalidate", "seen[0] += 1; copies.invalidate"
+        )
+        + "\n    seen = [0]\n",
+    )
+    verdict = project.prove(SHARED_WORKLOAD.partition("###\nPOST")[0])
+    assert ("GET /value", "body $.seen") in {(d.route, d.where) for d in verdict.divergences}
+
+
 REFUNDS = """
     @route("POST /refund")
     def refund(body):

@@ -44,6 +44,7 @@ from anypod.prove.workload import Workload, route
 from anypod.replicas import Application, ReplicaError, StartFailed, World
 
 ATTEMPTS = 3  # to explain one route under one kind of schedule
+MOST_WORLDS = 4
 GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
 REMOTE = "reached for "
 
@@ -126,6 +127,7 @@ class _Proof:
     _deadlines: list[Deadline] = field(default_factory=list)
     _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
     _explained: set[tuple[Kind, str]] = field(default_factory=set)
+    _accepted: set[tuple[Kind, str, str]] = field(default_factory=set)
     _explaining: set[str] = field(default_factory=set)
     _postponed: dict[str, list[Suspect]] = field(default_factory=dict)
 
@@ -178,7 +180,7 @@ class _Proof:
                 f"line {found.line}: {found.label} is answered with an error (5xx) by one replica "
                 "too, so it shows nothing"
             )
-        plan = self.plan = self._plan(baseline, world, runs)
+        plan = self._plan(baseline, world, runs)
         trial = Trial(
             self.workload,
             baseline,
@@ -202,6 +204,7 @@ class _Proof:
             seconds_per_start=world.seconds_per_start,
             seconds_per_request=baseline.seconds_per_request,
         )
+        self.plan = plan  # before it is told: who hears of it may interrupt
         self.left_out += plan.unplanned
         starts, requests = plan.starts(), plan.requests(len(self.workload.steps))
         seconds = starts * world.seconds_per_start + requests * baseline.seconds_per_request
@@ -261,6 +264,8 @@ class _Proof:
         key = self._key(suspect)
         if key in self._explained or self._attempts[key] >= ATTEMPTS:
             return
+        if (*key, suspect.difference.where) in self._accepted:
+            return
         if key[1] in self._explaining:
             waiting = self._postponed.setdefault(key[1], [])
             if sum(self._key(other) == key for other in waiting) < ATTEMPTS:
@@ -279,13 +284,20 @@ class _Proof:
                 f"explaining a difference at {key[1]} ({key[0]}): the time was used up"
             )
             return
-        if result.explanation is not None:
+        explanation = result.explanation
+        if isinstance(explanation, Explanation) and isinstance(explanation.finding, Stale):
+            # Only this place may be old; another difference of the route is another matter.
+            self._accepted.add((*key, result.suspect.difference.where))
+        elif explanation is not None:
             self._explained.add(key)
-        if isinstance(result.explanation, Explanation):
-            finding = result.explanation.finding
-            steps = trial.known.setdefault(key[1], {})
-            steps.setdefault(finding.schedule, result.explanation.steps)
-            self._found(result.explanation)
+        elif min(result.suspect.diverged) == result.suspect.step:
+            # It followed from no other, so it should have come back.
+            self._warn(f"{key[1]} differed once ({key[0]}), but not in a replay: not counted")
+        if isinstance(explanation, Explanation):
+            if isinstance(explanation.finding, Divergence):
+                steps = trial.known.setdefault(key[1], {})
+                steps.setdefault(explanation.finding.schedule, explanation.steps)
+            self._found(explanation)
         for suspect in self._postponed.pop(key[1], []):
             self._suspect(fleet, trial, suspect)
 
@@ -380,7 +392,7 @@ class _Proof:
         return deadline
 
     def _size(self) -> int:
-        return min(cores(), 4)
+        return min(cores(), MOST_WORLDS)
 
     def _progress(self, plan: Plan, result: Result) -> None:
         kind = "explaining" if isinstance(result, Explained) else "playing"
