@@ -102,6 +102,24 @@ def test_without_a_transaction_it_refuses(driver: PostgresDriver, postgres_url: 
             assert inside.execute(c.Add(fresh())).value == 1
 
 
+def test_the_first_command_of_all_may_be_one_in_a_transaction(
+    new_postgres_url: Callable[[], str],
+) -> None:
+    url = new_postgres_url()
+
+    async def work() -> None:
+        with open_store(new_postgres_url()) as other:
+            address = other.url
+            async with await psycopg.AsyncConnection.connect(address) as connection:
+                inside = Store(other.driver.bind(connection), url="bound")  # type: ignore[attr-defined]
+                assert (await inside.aexecute(c.Add("k"))).value == 1
+
+    with open_store(url) as store, psycopg.connect(url) as connection:
+        inside = Store(store.driver.bind(connection), url="bound")  # type: ignore[attr-defined]
+        assert inside.execute(c.Add("k")).value == 1
+    asyncio.run(work())
+
+
 def test_a_record_of_another_kind_leaves_the_transaction_usable(
     store: Store, driver: PostgresDriver, postgres_url: str
 ) -> None:

@@ -91,12 +91,12 @@ class Function:
         numbered = ", ".join(f"${place}::{kind}" for place, kind in enumerate(types, 1))
         self.name = name.encode()
         formatted = ", ".join(f"%s::{kind}" for kind in types)
-        self.statement = f"SELECT * FROM anypod.{name}({numbered})".encode()  # noqa: S608  # constants
+        # As a value rather than in FROM: one composite instead of columns, and a tenth less work there.
+        self.statement = f"SELECT anypod.{name}({numbered})".encode()
         self.formatted = f"SELECT * FROM anypod.{name}({formatted})"  # noqa: S608  # constants
         self.formats = [1] * len(types)
         self._packers = [_PACK[kind] for kind in types]
-        columns = ["smallint", *gives.split(", ")] if gives else ["smallint"]
-        self._unpackers = [_UNPACK[kind] for kind in columns]
+        self._unpackers = [_UNPACK[kind] for kind in ("smallint", *gives.split(", ")) if kind]
 
     def pack(self, values: Values) -> list[bytes | None]:
         """The values as parameters in binary format."""
@@ -105,10 +105,19 @@ class Function:
             for pack, value in zip(self._packers, values, strict=True)
         ]
 
-    def unpack(self, value: Callable[[int, int], bytes | None]) -> Row:
-        """The first row of a result, given its `get_value`."""
+    def unpack(self, body: bytes | None) -> Row:
+        """The columns of the composite that the function returned; a single column comes as itself."""
+        if len(self._unpackers) == 1:
+            return [None if body is None else self._unpackers[0](body)]
+        assert body is not None
         row: list[Any] = []
-        for column, unpack in enumerate(self._unpackers):
-            body = value(0, column)
-            row.append(None if body is None else unpack(body))
+        place = 4  # after the number of columns
+        for unpack in self._unpackers:
+            (size,) = _INT4.unpack_from(body, place + 4)  # after the type of the column
+            place += 8
+            if size < 0:
+                row.append(None)
+            else:
+                row.append(unpack(body[place : place + size]))
+                place += size
         return row

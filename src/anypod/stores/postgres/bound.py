@@ -191,6 +191,7 @@ class BoundDriver:
             raise ConfigurationError(
                 "this connection is async: use the primitive's async methods in its transaction"
             )
+        self._parent.look()
         call, values = self._parent.call(command)
         try:
             row = self._run(call.function.formatted, values)
@@ -205,6 +206,7 @@ class BoundDriver:
             raise ConfigurationError(
                 "this connection is blocking: use the primitive's blocking methods in its transaction"
             )
+        await self._parent.alook()
         call, values = self._parent.call(command)
         try:
             row = await self._arun(call.function.formatted, values)
@@ -238,6 +240,10 @@ class BoundDriver:
     def classify(self, failure: Exception) -> type[StoreError]:
         """What a raised error means; a lost connection has taken its transaction with it."""
         return self._parent.classify(failure)
+
+    def answered(self, failure: Exception) -> bool:
+        """Whether the error is the server's own word."""
+        return self._parent.answered(failure)
 
     def advice(self, failure: Exception) -> str:
         """What a raised error means in plain words: the parent's."""

@@ -50,7 +50,7 @@ R = TypeVar("R")
 
 log = logging.getLogger("anypod.stores.postgres")
 
-ATTEMPTS: Final = 4  # of one command, where the earlier ones certainly did not execute
+ATTEMPTS: Final = 4  # to send one command that no connection has taken
 REAP_EVERY: Final = 500  # commands that may leave something behind
 REAP_BATCH: Final = 200
 
@@ -144,7 +144,7 @@ class PostgresDriver:
             if not isinstance(outcome, psycopg.Error):
                 return outcome
             self._learn(outcome)
-            if not repeatable(outcome) or attempt >= ATTEMPTS:
+            if not repeatable(outcome) or time.monotonic() >= deadline:
                 self.explain(outcome)
                 raise outcome
 
@@ -201,8 +201,8 @@ class PostgresDriver:
             if not isinstance(outcome, psycopg.Error):
                 return outcome
             self._learn(outcome)
-            again = repeatable(outcome) or isinstance(outcome, Unsent)
-            if not again or attempt >= ATTEMPTS or lanes.loop.time() >= deadline:
+            again = repeatable(outcome) or (isinstance(outcome, Unsent) and attempt < ATTEMPTS)
+            if not again or lanes.loop.time() >= deadline:
                 self.explain(outcome)
                 raise outcome
 
@@ -226,6 +226,8 @@ class PostgresDriver:
             raise _clearer(failure, self.address) from failure
         try:
             found = self._look(connection)
+            if not (found.fresh or found.pooled):
+                connection.execute(schema.READ_COMMITTED)
             return Link(connection, prepare=self._prepares(found))
         except BaseException:
             connection.close()
@@ -259,9 +261,13 @@ class PostgresDriver:
         assert self._facts is not None
         return self._facts
 
+    async def alook(self) -> schema.Facts:
+        """`look`, without blocking the event loop."""
+        return await asyncio.to_thread(self.look) if self._facts is None else self._facts
+
     async def _aconnect(self) -> Link:
         """Open a connection for the running event loop."""
-        found = await asyncio.to_thread(self.look) if self._facts is None else self._facts
+        found = await self.alook()
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self.address.conninfo,
@@ -270,7 +276,13 @@ class PostgresDriver:
             )
         except psycopg.OperationalError as failure:
             raise _clearer(failure, self.address) from failure
-        return Link(connection, prepare=self._prepares(found))
+        try:
+            if not (found.fresh or found.pooled):
+                await connection.execute(schema.READ_COMMITTED)
+            return Link(connection, prepare=self._prepares(found))
+        except BaseException:
+            await connection.close()
+            raise
 
     def _lanes_here(self) -> Lanes:
         loop = asyncio.get_running_loop()
@@ -321,7 +333,7 @@ class PostgresDriver:
             parameters = _TAKE_MAIL.pack([box, micros(self.clock_offset)])
             return bool((await self._acarry_out(lanes, _TAKE_MAIL, parameters))[1])
 
-        found = await asyncio.to_thread(self.look) if self._facts is None else self._facts
+        found = await self.alook()
         if self._listens(found):
             listener = self._listeners.get(loop)
             if listener is None:
@@ -425,6 +437,10 @@ class PostgresDriver:
         if isinstance(failure, errors.SerializationFailure | errors.DeadlockDetected):
             return Conflict
         return StoreUnavailable
+
+    def answered(self, failure: Exception) -> bool:
+        """Whether the error is the server's own word."""
+        return not isinstance(failure, psycopg.Error) or failure.sqlstate is not None
 
     def advice(self, failure: Exception) -> str:
         """What a raised error means in plain words and what to do next, empty if it says so itself."""

@@ -213,7 +213,7 @@ def _outcome(flight: _Flight) -> Outcome:
     reply = flight.reply
     if reply is None or reply.ntuples != 1:
         return errors.InternalError(f"{flight.function.name.decode()} answered no row")
-    return flight.function.unpack(reply.get_value)
+    return flight.function.unpack(reply.get_value(0, 0))
 
 
 def repeatable(failure: psycopg.Error) -> bool:

@@ -58,12 +58,14 @@ class Facts:
         oldest: the oldest version whose callers it still serves.
         pooled: whether a proxy stands in between, which may give each transaction another session.
         durable: whether an acknowledged commit is on disk.
+        fresh: whether a statement sees what was committed before it, as READ COMMITTED does.
     """
 
     version: int
     oldest: int
     pooled: bool
     durable: bool
+    fresh: bool
 
 
 _FIRST: Final = (  # the files of version 1, in order
@@ -94,8 +96,12 @@ _FACTS: Final = """
         (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'anypod') IS NOT NULL,
         (SELECT c.oid FROM pg_catalog.pg_class c
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = 'anypod' AND c.relname = 'schema_version') IS NOT NULL
+            WHERE n.nspname = 'anypod' AND c.relname = 'schema_version') IS NOT NULL,
+        current_setting('default_transaction_isolation') IN ('read committed', 'read uncommitted')
 """
+# For a session of our own, where the database defaults to something else: who waited for a lock must see
+# what its holder did. Behind a pooler a session is nobody's own, and a conflict is tried again instead.
+READ_COMMITTED: Final = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _VERSION: Final = "SELECT version, oldest FROM anypod.schema_version"
 
 
@@ -108,7 +114,7 @@ def facts(connection: psycopg.Connection[Any], address: Address) -> Facts:
     with connection.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(_FACTS).fetchone()
         assert row is not None
-        server, pid, durable, _, there = row
+        server, pid, durable, _, there, fresh = row
         if server < MINIMUM_SERVER:
             raise ConfigurationError(
                 f"{address.place} runs PostgreSQL {server // 10000}; anypod needs 14 or newer"
@@ -122,7 +128,7 @@ def facts(connection: psycopg.Connection[Any], address: Address) -> Facts:
             if found is not None:
                 version, oldest = found
     # A proxy hands out process numbers of its own, because sessions are not its clients' to keep.
-    return Facts(version, oldest, pid != connection.info.backend_pid, durable)
+    return Facts(version, oldest, pid != connection.info.backend_pid, durable, fresh)
 
 
 def prepare(connection: psycopg.Connection[Any], address: Address) -> Facts:
