@@ -34,7 +34,7 @@ from anypod.prove.events import (
     nobody,
 )
 from anypod.prove.explain import CONFIRMATIONS, Explanation, Suspect
-from anypod.prove.fleet import Deadline, Fleet, cores
+from anypod.prove.fleet import Deadline, Fleet, cores, shares_a_store
 from anypod.prove.plan import Plan
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
@@ -392,6 +392,8 @@ class _Proof:
         return deadline
 
     def _size(self) -> int:
+        if shares_a_store(self.application.env):
+            return 1
         return min(cores(), MOST_WORLDS)
 
     def _progress(self, plan: Plan, result: Result) -> None:

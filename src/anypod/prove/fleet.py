@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,6 +20,10 @@ from typing import Generic, TypeVar
 from anypod.prove.player import Clock, Stopped
 from anypod.replicas import World
 
+STORES = re.compile(
+    r"^(DATABASE|REDIS|VALKEY|POSTGRES|MYSQL|MARIADB|MONGO|AMQP|RABBITMQ|CELERY|KAFKA|MEMCACHE)"
+    r"|^PG(HOST|HOSTADDR|SERVICE|DATABASE)$|^ANYPOD_URL$|BROKER|(^|_)DB_(URL|URI|HOST|NAME)$|_DSN$"
+)
 T = TypeVar("T")
 Answer = TypeVar("Answer")
 Job = Callable[[World], T]
@@ -29,6 +34,18 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
+
+
+def shares_a_store(env: Mapping[str, str]) -> bool:
+    """Whether an environment names a database or a store of the user's.
+
+    Worlds isolate what they make themselves. What the user brings exists once, so two runs at the same
+    time would see each other there; one world at a time then plays.
+    """
+    return any(
+        value and STORES.search(name) and not value.startswith(("http://", "https://"))
+        for name, value in env.items()
+    )
 
 
 class Deadline(Clock):
