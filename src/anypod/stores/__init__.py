@@ -23,8 +23,9 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from anypod.commands import Command, Get
-from anypod.errors import ConfigurationError, MissingExtra, StoreError
+from anypod.errors import ConfigurationError, MissingExtra, StoreError, StoreUnavailable
 from anypod.observe import Event, Observer, event_of
+from anypod.stores.breaker import Breaker, BreakerOpen
 from anypod.stores.driver import Capability, Driver
 
 __all__ = ["Capability", "Driver", "Store", "open_store", "redact"]
@@ -70,7 +71,8 @@ class Store:
         # Looked up once: this is on every call's path.
         self._execute = driver.execute
         self._aexecute = driver.aexecute
-        self._errors = driver.errors
+        self._errors: tuple[type[Exception], ...] = (*driver.errors, BreakerOpen)
+        self._breaker = Breaker()
         self._observers: tuple[Observer, ...] = ()
 
     @property
@@ -102,16 +104,39 @@ class Store:
             RecordError: what stands at the key cannot be read.
         """
         try:
+            if self._breaker.failures:
+                return self._watched(command)
             return self._execute(command)
         except self._errors as failure:
-            raise self.wrapped(failure, command) from failure
+            raise self._failed(failure, command) from failure
 
     async def aexecute(self, command: Command[R]) -> R:
         """Execute one command without blocking the event loop; raises as `execute` does."""
         try:
+            if self._breaker.failures:
+                return await self._awatched(command)
             return await self._aexecute(command)
         except self._errors as failure:
-            raise self.wrapped(failure, command) from failure
+            raise self._failed(failure, command) from failure
+
+    def _watched(self, command: Command[R]) -> R:
+        self._breaker.enter()
+        reply = self._execute(command)
+        self._breaker.succeeded()
+        return reply
+
+    async def _awatched(self, command: Command[R]) -> R:
+        self._breaker.enter()
+        reply = await self._aexecute(command)
+        self._breaker.succeeded()
+        return reply
+
+    def _failed(self, failure: Exception, command: Command[Any]) -> StoreError:
+        if self.driver.answered(failure):
+            self._breaker.succeeded()
+        elif not isinstance(failure, BreakerOpen):
+            self._breaker.failed(failure)
+        return self.wrapped(failure, command)
 
     def observe(self, observer: Observer) -> None:
         """Tell the observer of every command from now on; several may observe."""
@@ -169,6 +194,8 @@ class Store:
 
     def wrapped(self, failure: Exception, command: Command[Any]) -> StoreError:
         """The driver's error as one of anypod's, naming the store and the command but not the key."""
+        if isinstance(failure, BreakerOpen):
+            return StoreUnavailable(f"{type(command).__name__} on {self.url}: {failure}")
         kind = self.driver.classify(failure)
         what = ":".join(command.key.split(":")[2:4])
         detail = str(failure) or type(failure).__name__

@@ -63,6 +63,9 @@ class Driver(Protocol):
     def classify(self, failure: Exception) -> type[StoreError]:
         """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""
 
+    def answered(self, failure: Exception) -> bool:
+        """Whether the engine was reached, and the error is its own word."""
+
     def advice(self, failure: Exception) -> str:
         """What a raised error means in plain words and what to do next, empty if it says so itself."""
 

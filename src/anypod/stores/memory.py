@@ -177,6 +177,10 @@ class MemoryDriver:
         """The only error of a dict is a record of the wrong kind."""
         return RecordError
 
+    def answered(self, failure: Exception) -> bool:  # noqa: ARG002
+        """A dict always answers."""
+        return True
+
     def advice(self, failure: Exception) -> str:  # noqa: ARG002
         """Nothing more than the error says."""
         return ""

@@ -195,6 +195,10 @@ class RedisDriver:
             return RecordError
         return StoreUnavailable
 
+    def answered(self, failure: Exception) -> bool:
+        """Whether the error is the server's own word."""
+        return isinstance(failure, hiredis.ReplyError)
+
     def advice(self, failure: Exception) -> str:
         """What the server's error means, in words."""
         text = str(failure)

@@ -388,6 +388,10 @@ class SQLiteDriver:
             return OutcomeUnknown
         return StoreUnavailable
 
+    def answered(self, failure: Exception) -> bool:  # noqa: ARG002
+        """A file is always there: what fails is worth trying again at once."""
+        return True
+
     def advice(self, failure: Exception) -> str:
         """What to do about it."""
         for beginning, text in ADVICE.items():
