@@ -91,9 +91,10 @@ class State:
         floor: int = -MAX_INTEGER,
         ceiling: int = MAX_INTEGER,
         ttl: float | None = None,
+        window: float | None = None,
     ) -> Counter:
         """Counters under this name; see `Counter`."""
-        return Counter(self.store, name, floor=floor, ceiling=ceiling, ttl=ttl)
+        return Counter(self.store, name, floor=floor, ceiling=ceiling, ttl=ttl, window=window)
 
     def cache(self, name: str, **options: Any) -> Cache[Any]:
         """A cache that all replicas share; see `Cache`."""

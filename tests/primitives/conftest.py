@@ -10,7 +10,7 @@ import pytest
 
 from anypod import State
 
-STORES = ["memory", "sqlite", "redis", "valkey"]
+STORES = ["memory", "sqlite", "redis", "valkey", "postgres"]
 
 
 @pytest.fixture(params=STORES)

@@ -90,6 +90,37 @@ def test_ttl_counts_from_the_first_increment(state: State) -> None:
     assert window.increment() == 1
 
 
+def test_a_window_begins_with_the_stores_clock(state: State) -> None:
+    hits = state.counter("hits", window=3_600.0, ceiling=3)
+    to_the_border(state, 3_600.0)
+    advance(state, 600.0)
+    assert [hits.increment(), hits.increment(by=2)] == [1, 3]
+    with pytest.raises(LimitReached):
+        hits.increment()
+    advance(state, 2_900.0)
+    assert hits.value() == 3  # the first increment was 48 minutes ago, and the hour is not over
+    advance(state, 200.0)
+    assert hits.value() == 0
+    assert hits.increment(by=2) == 2
+    advance(state, 3_500.0)
+    assert hits.increment() == 1  # an hour of its own, though less than an hour has passed
+
+
+def test_a_window_and_once(state: State) -> None:
+    hits = state.counter("hits", window=3_600.0)
+    to_the_border(state, 3_600.0)
+    assert [hits.increment(once="a"), hits.increment(once="a"), hits.increment()] == [1, 1, 2]
+    advance(state, 3_600.0)
+    assert hits.increment(once="a") == 1  # the answer of the hour before, and nothing is added
+    assert hits.value() == 0
+
+
+def to_the_border(state: State, window: float) -> None:
+    """Move the store's clock to just after the beginning of a window."""
+    now = state.map("clock").set("now", 1) / 1e6  # a version is the store's clock
+    advance(state, window - now % window + 1.0)
+
+
 def test_threads_get_distinct_values(state: State) -> None:
     hits = state.counter("hits")
     seen: Multiset[int] = Multiset()
@@ -129,6 +160,11 @@ def test_bad_options_are_refused() -> None:
         for ttl in (0, -1, float("nan"), float("inf")):
             with pytest.raises(ConfigurationError, match="ttl must be seconds above 0"):
                 state.counter("c", ttl=ttl)
+        for window in (0, -1, 0.0001, float("nan"), float("inf")):
+            with pytest.raises(ConfigurationError, match="window must be seconds from"):
+                state.counter("c", window=window)
+        with pytest.raises(ConfigurationError, match="exclude each other"):
+            state.counter("c", window=60.0, ttl=60.0)
         with pytest.raises(ConfigurationError, match="belongs into the key"):
             state.counter("user:7").increment()
         with pytest.raises(TypeError, match="a key must be"):

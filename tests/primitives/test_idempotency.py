@@ -12,6 +12,7 @@ import pytest
 
 from anypod import ConfigurationError, InFlight, KeyReused, State
 from anypod.errors import EarlierFailure, LeaseLost, NotReplayable
+from anypod.primitives.explanation import Fate
 from anypod.primitives.heartbeat import Heartbeat
 
 from .conftest import advance
@@ -312,3 +313,62 @@ def test_bad_options_are_refused(state: State) -> None:
             state.idempotency("orders", **{option: 0.0})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="failures"):
         state.idempotency("orders", failures="ignore")  # type: ignore[arg-type]
+
+
+def test_explain_says_what_has_become_of_an_operation(state: State) -> None:
+    orders = state.idempotency("orders", lease=30.0)
+    assert orders.explain("key").fate is Fate.UNKNOWN
+    with orders.claim("key", "f") as attempt:
+        at_work = orders.explain("key")
+        assert (at_work.fate, at_work.attempts, at_work.token) == (
+            Fate.IN_FLIGHT,
+            1,
+            attempt.token,
+        )
+        assert 0 < at_work.lease_left <= 30.0
+        assert "refused for" in str(at_work)
+        advance(state, 31.0)
+        vanished = orders.explain("key")
+        assert (vanished.fate, vanished.lease_left) == (Fate.IN_DOUBT, 0.0)
+        assert "carried out again" in str(vanished)
+        attempt.complete({"id": 7})
+    done = orders.explain("key")
+    assert (done.fate, done.outcome, done.attempts) == (Fate.COMPLETE, {"id": 7}, 1)
+    advance(state, 86_401.0)
+    assert orders.explain("key").fate is Fate.UNKNOWN
+
+
+def test_explain_tells_failed_and_sealed_operations(state: State) -> None:
+    orders = state.idempotency("orders")
+    with pytest.raises(ZeroDivisionError), orders.claim("failed"):
+        raise ZeroDivisionError
+    failed = orders.explain("failed")
+    assert failed.fate is Fate.FAILED
+    assert "ZeroDivisionError" in str(failed)
+    with orders.claim("sealed") as attempt:
+        attempt.seal()
+    assert orders.explain("sealed").fate is Fate.SEALED
+    with orders.claim("given up") as attempt:
+        attempt.abandon()
+    assert orders.explain("given up").fate is Fate.UNKNOWN
+
+
+def test_explain_changes_nothing(state: State) -> None:
+    orders = state.idempotency("orders", lease=30.0)
+
+    async def scenario() -> None:
+        assert (await orders.aexplain("key")).fate is Fate.UNKNOWN
+        async with orders.aclaim("key") as attempt:
+            assert attempt.number == 1
+            assert (await orders.aexplain("key")).fate is Fate.IN_FLIGHT
+        assert (await orders.aexplain("key")).fate is Fate.COMPLETE
+        await state.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_shorter_than_an_exchange_is_refused_before_anything_is_done(state: State) -> None:
+    orders = state.idempotency("orders", lease=1e-6)
+    with pytest.raises(LeaseLost, match="'orders': the lease of 1e-06 s was over before"):
+        orders.claim("key").__enter__()
+    assert orders.explain("key").fate is Fate.UNKNOWN

@@ -249,6 +249,21 @@ def test_a_cancelled_waiter_leaves_the_queue(state: State) -> None:
     asyncio.run(scenario())
 
 
+def test_a_lease_shorter_than_an_exchange_is_refused_before_the_block(state: State) -> None:
+    lock = state.lock("jobs", lease=1e-6)
+    with pytest.raises(LeaseLost, match="'jobs': the lease of 1e-06 s was over before"):
+        lock.acquire("x").__enter__()
+
+    async def scenario() -> None:
+        with pytest.raises(LeaseLost, match="many times longer"):
+            await lock.aacquire("x").__aenter__()
+        await state.aclose()
+
+    asyncio.run(scenario())
+    with state.lock("jobs", lease=30.0).acquire("x", wait=0.0):
+        pass
+
+
 def test_bad_options_are_refused(state: State) -> None:
     with pytest.raises(ConfigurationError, match="lease must be seconds above 0"):
         state.lock("jobs", lease=0)

@@ -239,7 +239,13 @@ def test_the_async_twins(state: State, sessions: Sessions) -> None:
         again = await sessions.aload(token)
         assert again is not None
         assert dict(again) == {"n": 2}
-        assert await sessions.arevoke(7) == 2  # the token before the rotation is within its grace
+        assert [info.handle for info in await sessions.asessions(7)] == [again.handle]
+        assert await sessions.arevoke(7) == 1
+        assert await sessions.aload(session.id) is None
+        other = await sessions.acreate(user=7)
+        assert await sessions.aend(7, other.handle)
+        await sessions.acreate(user=7)
+        assert await sessions.aerase(7) == 1
         assert await sessions.aload(token) is None
         await again.aend()
         await state.aclose()

@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
 from anypod.errors import ConfigurationError, KeyReused, LimitReached
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from anypod.stores import Store
 
 
+SHORTEST_WINDOW: Final = 0.001  # seconds
+
+
 class Counter:
     """A family of counters, one per key. Made by `State.counter`.
 
@@ -29,6 +32,8 @@ class Counter:
         floor: the smallest value; a step below is refused.
         ceiling: the largest value; a step above is refused.
         ttl: seconds that a counter lives from its first increment on; None for ever.
+        window: seconds after which a counter begins at 0 again, instead of `ttl`. Windows lie end to end
+            and begin with the store's epoch, so a window of 3600 is the hour, the same for every replica.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Counter:
         floor: int = -MAX_INTEGER,
         ceiling: int = MAX_INTEGER,
         ttl: float | None = None,
+        window: float | None = None,
     ) -> None:
         if not -MAX_INTEGER <= floor <= ceiling <= MAX_INTEGER:
             raise ConfigurationError(
@@ -47,11 +53,21 @@ class Counter:
             )
         if ttl is not None and not 0 < ttl < float("inf"):
             raise ConfigurationError(f"counter {name!r}: ttl must be seconds above 0, not {ttl!r}")
+        if window is not None and not SHORTEST_WINDOW <= window < float("inf"):
+            raise ConfigurationError(
+                f"counter {name!r}: window must be seconds from {SHORTEST_WINDOW} on, not {window!r}"
+            )
+        if ttl is not None and window is not None:
+            raise ConfigurationError(
+                f"counter {name!r}: ttl={ttl!r} and window={window!r} exclude each other: a ttl begins with "
+                f"the first increment, a window with the clock"
+            )
         self.name = name
         self._store = store
         self._floor = floor
         self._ceiling = ceiling
         self._ttl = ttl
+        self._window = window
         self._prefix = ""
 
     def increment(self, key: Key = None, *, by: int = 1, once: Key = None) -> int:
@@ -99,7 +115,13 @@ class Counter:
             )
         operation = None if once is None else encode(once)
         added: Added = yield Add(
-            self._address(key), by, self._floor, self._ceiling, self._ttl, operation
+            self._address(key),
+            by,
+            self._floor,
+            self._ceiling,
+            self._ttl,
+            operation,
+            window=self._window,
         )
         if added.outcome is AddOutcome.ADDED:
             return added.value

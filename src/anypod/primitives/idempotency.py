@@ -16,12 +16,12 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete
+from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete, Inspect
 from anypod.errors import (
     ConfigurationError,
     EarlierFailure,
@@ -33,10 +33,12 @@ from anypod.errors import (
 )
 from anypod.flow import Flow, Sleep, arun, run
 from anypod.keys import Key, encode
+from anypod.primitives.explanation import Explanation, explanation
 from anypod.primitives.heartbeat import Heartbeat
 from anypod.serializer import Serializer, Undecodable
 
 if TYPE_CHECKING:
+    from anypod.primitives.once import Once
     from anypod.primitives.within import Within
     from anypod.stores import Store
 
@@ -109,7 +111,8 @@ class Idempotency:
             KeyReused: the key belongs to an operation with other arguments.
             EarlierFailure: the operation failed before, and the failure was kept.
             NotReplayable: the operation is complete, its outcome was not kept.
-            LeaseLost: at the end of the block, another holder has taken over.
+            LeaseLost: at the end of the block, another holder has taken over; at its beginning, the lease is
+                shorter than an exchange with the store.
         """
         claimed = run(self.store, self.claim_flow(key, fingerprint, wait))
         attempt = self._attempt(key, claimed)
@@ -159,6 +162,52 @@ class Idempotency:
 
         return Within(self, connection, lock_timeout=lock_timeout)
 
+    def once(
+        self,
+        key: Callable[..., Key],
+        *,
+        fingerprint: Callable[..., Key] | None = None,
+        wait: float = 0.0,
+    ) -> Once:
+        """A decorator: calls of the function with the same key carry it out once.
+
+            @orders.once(key=lambda message: message.id)
+            def place(message): ...
+
+        The first call's return value is the outcome, and later calls get it. Errors are those of `claim`.
+
+        Args:
+            key: gets the call's arguments and names the operation.
+            fingerprint: gets them too and stands for what must not differ between calls of one key.
+            wait: seconds to wait for an outcome while another holder is at work.
+        """
+        from anypod.primitives.once import Once
+
+        return Once(self, key, fingerprint, wait)
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt inside which the caller runs, in a function that `once` decorates.
+
+        Raises:
+            RuntimeError: not in such a function of this family.
+        """
+        from anypod.primitives.once import attempt_of
+
+        return attempt_of(self)
+
+    def explain(self, key: Key) -> Explanation:
+        """What has become of an operation, changing nothing. Costs one exchange."""
+        return run(self.store, self._explain(key))
+
+    async def aexplain(self, key: Key) -> Explanation:
+        """`explain`, awaiting."""
+        return await arun(self.store, self._explain(key))
+
+    def _explain(self, key: Key) -> Flow[Explanation]:
+        claimed: Claimed | None = yield Inspect(self.address(key))
+        return explanation(claimed, self.decoded)
+
     def address(self, key: Key) -> str:
         """Where the claim of an operation is."""
         if not self._prefix:
@@ -170,14 +219,23 @@ class Idempotency:
         patience = time.monotonic() + wait
         pause = _FIRST_PAUSE
         while True:
+            asked = time.monotonic()
             claimed: Claimed = yield Claim(self.address(key), fingerprint, self.lease, self.ttl)
             if claimed.status is ClaimStatus.REUSED:
                 raise KeyReused(
                     f"idempotency {self.name!r}: this key belongs to an operation with other "
                     f"arguments; a new operation needs a new key"
                 )
-            if claimed.status is not ClaimStatus.IN_FLIGHT:
+            if claimed.status is ClaimStatus.COMPLETE:
                 return claimed
+            if claimed.status is ClaimStatus.GRANTED:
+                if time.monotonic() - asked < self.lease:
+                    return claimed
+                yield Abandon(self.address(key), claimed.token)
+                raise LeaseLost(
+                    f"idempotency {self.name!r}: the lease of {self.lease:g} s was over before the store's "
+                    f"answer came; nothing was done. A lease must be many times longer than an exchange"
+                )
             left = patience - time.monotonic()
             if left <= 0:
                 raise InFlight(

@@ -128,7 +128,8 @@ class Lock:
         Raises:
             LockTimeout: others held it for all that time.
             Reentered: this thread or task holds it already.
-            LeaseLost: at the end of the block: somebody else had taken over.
+            LeaseLost: at the end of the block: somebody else had taken over. At its beginning: the lease is
+                shorter than an exchange with the store.
         """
         address = self._address(key)
         self._refuse_reentry(address)
@@ -188,7 +189,14 @@ class Lock:
                 asked: Acquired = yield Acquire(address, waiter, self.lease, patience, self.limit)
                 if asked.token is not None:
                     queued = False
-                    return Hold(self.name, address, asked.token, self.lease, since)
+                    hold = Hold(self.name, address, asked.token, self.lease, since)
+                    if time.monotonic() >= hold.deadline:
+                        yield Release(address, asked.token)
+                        raise LeaseLost(
+                            f"lock {self.name!r}: the lease of {self.lease:g} s was over before the store's "
+                            f"answer came; a lease must be many times longer than an exchange"
+                        )
+                    return hold
                 queued = queued or asked.position > 0
                 if left <= 0:
                     raise LockTimeout(

@@ -10,7 +10,8 @@ Invariants:
     - ending a session leaves a tombstone that outlives its absolute timeout: a slow request which saves
       later gets `SessionEnded`, and nothing is resurrected;
     - a user's index is written before the session itself, so that ending all sessions of a user may
-      meet ids that never came to be, but misses none.
+      meet ids that never came to be, but misses none (`session_index`);
+    - a rotation leaves at most one earlier token alive, for its grace, and ending the session ends it too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anypod.commands import (
     Document,
-    EndDocument,
     Existence,
     PatchDocument,
     Patched,
@@ -33,6 +33,8 @@ from anypod.commands import (
 from anypod.errors import ConfigurationError, RecordError, SessionEnded
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
+from anypod.primitives import session_index as index
+from anypod.primitives.session_index import SessionInfo
 from anypod.serializer import Serializer, Undecodable
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ _USER: Final = "user"
 _PREVIOUS: Final = "previous"
 
 _ABSENT: Final = object()
+_AT_ONCE: Final = 1e-6  # seconds
 
 
 def _digest(text: str) -> str:
@@ -114,13 +117,60 @@ class Sessions:
         """`load`, awaiting."""
         return await arun(self.store, self._load(token))
 
-    def revoke(self, user: Key) -> int:
-        """End all sessions of a user and return how many there were."""
-        return run(self.store, self._revoke(user))
+    def sessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
+        """The sessions of a user that are alive, the youngest first: a list of devices.
 
-    async def arevoke(self, user: Key) -> int:
+        Costs one exchange, and one per session. What is found to have ended leaves the user's index.
+
+        Args:
+            user: whose.
+            current: the session that asks, so that it can be told from the others.
+        """
+        return run(self.store, index.listed(self, encode(user), _handle_of(current)))
+
+    async def asessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
+        """`sessions`, awaiting."""
+        return await arun(self.store, index.listed(self, encode(user), _handle_of(current)))
+
+    def end(self, user: Key, handle: str) -> bool:
+        """End one session of a user by its handle; False if this user has no such session.
+
+        The handle may come from a form: another user's is not found.
+        """
+        return run(self.store, index.ended(self, encode(user), handle))
+
+    async def aend(self, user: Key, handle: str) -> bool:
+        """`end`, awaiting."""
+        return await arun(self.store, index.ended(self, encode(user), handle))
+
+    def revoke(self, user: Key, *, keep: Session | None = None) -> int:
+        """End all sessions of a user and return how many there were.
+
+        Args:
+            user: whose.
+            keep: the one that asks, which goes on: "log out my other devices".
+        """
+        return run(self.store, index.revoked(self, encode(user), _handle_of(keep)))
+
+    async def arevoke(self, user: Key, *, keep: Session | None = None) -> int:
         """`revoke`, awaiting."""
-        return await arun(self.store, self._revoke(user))
+        return await arun(self.store, index.revoked(self, encode(user), _handle_of(keep)))
+
+    def erase(self, user: Key) -> int:
+        """End all sessions of a user until none is left, and return how many there were.
+
+        For an account that is closed: nothing that the user put into a session remains. Hashes of the
+        ended ones and the empty index stay until the absolute timeout has passed, so that nothing is
+        resurrected.
+
+        Raises:
+            Conflict: the user kept logging in meanwhile.
+        """
+        return run(self.store, index.erased(self, encode(user)))
+
+    async def aerase(self, user: Key) -> int:
+        """`erase`, awaiting."""
+        return await arun(self.store, index.erased(self, encode(user)))
 
     # What follows is shared with `Session`.
 
@@ -156,28 +206,29 @@ class Sessions:
         document = {**put, _VERIFIER: _digest(secret).encode()}
         if user_key is not None:
             document[_USER] = user_key.encode()
-            yield PatchDocument(
-                self.index_address(user_key),
-                put={handle: b""},
-                existence=Existence.EITHER,
-                idle=self.absolute + 60.0,
-            )
+            yield from index.entered(self, user_key, handle, previous)
         if previous is not None:
             document[_PREVIOUS] = previous.encode()
-        yield PatchDocument(
+        patched: Patched = yield PatchDocument(
             self.address(handle),
             put=document,
             existence=Existence.NEW,
             idle=self.idle,
             absolute=self.absolute,
         )
+        self.refuse_unless_patched(patched)
 
-    def end(self, handle: str, user_key: str | None) -> Flow[bool]:
-        """Leave a tombstone where a session was, and take it out of its user's index."""
-        there: bool = yield EndDocument(self.address(handle), keep=self.absolute + 60.0)
-        if user_key is not None:
-            yield PatchDocument(self.index_address(user_key), put={}, drop=(handle,))
-        return there
+    def refuse_unless_patched(self, patched: Patched) -> None:
+        """Raise if a patch was not made.
+
+        Raises:
+            SessionEnded: the session is not there any more.
+        """
+        if patched.outcome is not PatchOutcome.PATCHED:
+            raise SessionEnded(
+                f"session {self.name!r} was ended or ran out while this request was using it; nothing was "
+                f"written: treat the client as logged out"
+            )
 
     def _create(self, user: Key, fields: dict[str, Any]) -> Flow[Session]:
         token = _token()
@@ -209,19 +260,6 @@ class Sessions:
             previous=None if previous is None else previous.decode(),
         )
 
-    def _revoke(self, user: Key) -> Flow[int]:
-        user_key = encode(user)
-        index: Document | None = yield ReadDocument(self.index_address(user_key))
-        ended = 0
-        for handle in () if index is None else sorted(index.fields):
-            there: bool = yield EndDocument(self.address(handle), keep=self.absolute + 60.0)
-            ended += there
-        if index is not None and index.fields:
-            yield PatchDocument(
-                self.index_address(user_key), put={}, drop=tuple(sorted(index.fields))
-            )
-        return ended
-
 
 class Session(MutableMapping[str, Any]):
     """One session: a mapping of names to plain data, committed by `save`.
@@ -250,6 +288,11 @@ class Session(MutableMapping[str, Any]):
         self._user_key = user_key
         self._previous = previous
         self._known = known
+
+    @property
+    def handle(self) -> str:
+        """What names the session in lists; it opens nothing."""
+        return _digest(self.id.partition(".")[0])
 
     @property
     def saved(self) -> bool:
@@ -339,9 +382,6 @@ class Session(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"<Session of {self._sessions.name!r} with {len(self)} fields>"
 
-    def _handle(self) -> str:
-        return _digest(self.id.partition(".")[0])
-
     def _delta(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
         put: dict[str, bytes] = {}
         drop: list[str] = []
@@ -369,16 +409,19 @@ class Session(MutableMapping[str, Any]):
             yield from self._sessions.bind(self.id, self._user_key, put, None)
         else:
             patched: Patched = yield PatchDocument(
-                self._sessions.address(self._handle()), put, drop, idle=self._sessions.idle
+                self._sessions.address(self.handle), put, drop, idle=self._sessions.idle
             )
-            self._refuse_unless_patched(patched)
+            self._sessions.refuse_unless_patched(patched)
         self._settled(put, drop)
 
     def _end(self) -> Flow[None]:
         if self._known:
-            yield from self._sessions.end(self._handle(), self._user_key)
-            if self._previous is not None:
-                yield from self._sessions.end(self._previous, self._user_key)
+            handle, previous = self.handle, self._previous
+            yield from index.buried(self._sessions, handle)
+            if previous is not None:
+                yield from index.buried(self._sessions, previous)
+            if self._user_key is not None:
+                yield from index.left_out(self._sessions, self._user_key, (handle,))
         self._known = False
         self._stored = {}
         self._live = {}
@@ -388,12 +431,17 @@ class Session(MutableMapping[str, Any]):
         put, drop = self._delta()
         previous = None
         if self._known:
-            previous = self._handle()
+            previous = self.handle
             grace = self._sessions.grace
             patched: Patched = yield PatchDocument(
                 self._sessions.address(previous), put={}, absolute=grace
             )
-            self._refuse_unless_patched(patched)
+            self._sessions.refuse_unless_patched(patched)
+            if self._previous is not None:
+                # One earlier token at most: the one before that is over now, if it is not already.
+                yield PatchDocument(
+                    self._sessions.address(self._previous), put={}, absolute=_AT_ONCE
+                )
         token = _token()
         user_key = self._user_key if user is None else encode(user)
         fields = {k: v for k, v in self._stored.items() if k not in drop} | put
@@ -402,12 +450,9 @@ class Session(MutableMapping[str, Any]):
         self.id, self._user_key, self._previous = token, user_key, previous
         return token
 
-    def _refuse_unless_patched(self, patched: Patched) -> None:
-        if patched.outcome is not PatchOutcome.PATCHED:
-            raise SessionEnded(
-                f"session {self._sessions.name!r} was ended or ran out while this request was using "
-                f"it; nothing was written: treat the client as logged out"
-            )
+
+def _handle_of(session: Session | None) -> str | None:
+    return None if session is None else session.handle
 
 
 def _token() -> str:

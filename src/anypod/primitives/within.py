@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS anypod_operations (
     fingerprint VARCHAR(200) NOT NULL,
     token BIGINT NOT NULL,
     outcome {bytes},
-    made TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+    made {moment} NOT NULL DEFAULT CURRENT_TIMESTAMP
 )"""
 INSERT: Final = (
     "INSERT INTO anypod_operations (operation, fingerprint, token) VALUES (?, ?, ?) "
@@ -53,17 +53,50 @@ INSERT: Final = (
 )
 SELECT: Final = "SELECT fingerprint, outcome FROM anypod_operations WHERE operation = ?"
 UPDATE: Final = "UPDATE anypod_operations SET outcome = ? WHERE operation = ?"
-PURGE: Final = "DELETE FROM anypod_operations WHERE made < ?"
+PURGE: Final = {
+    "postgresql": "DELETE FROM anypod_operations WHERE made <= "
+    "CURRENT_TIMESTAMP - make_interval(secs => CAST(? AS double precision)) RETURNING 1",
+    "sqlite": "DELETE FROM anypod_operations WHERE made <= "
+    "datetime('now', '-' || ? || ' seconds') RETURNING 1",
+}
 TIMEOUT: Final = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', ?, true)"
 LOOKS: Final = 5  # at a row that serialization keeps from sight
 
 
 def table(dialect: str) -> str:
     """The statement that makes the table, for a migration. `dialect`: "postgresql" or "sqlite"."""
-    kinds = {"postgresql": "BYTEA", "sqlite": "BLOB"}
+    kinds = {"postgresql": ("BYTEA", "TIMESTAMPTZ"), "sqlite": ("BLOB", "TIMESTAMP")}
     if dialect not in kinds:
         raise ConfigurationError(f"dialect must be postgresql or sqlite, not {dialect!r}")
-    return TABLE.format(bytes=kinds[dialect])
+    payload, moment = kinds[dialect]
+    return TABLE.format(bytes=payload, moment=moment)
+
+
+def purge(connection: Any, older_than: float) -> int:
+    """Delete the rows of operations that were begun long ago, in a transaction of its own.
+
+    The row is what makes an operation happen once: keep it for as long as a client, a queue or a person may
+    repeat it, and at least for the family's `ttl`.
+
+    Args:
+        connection: one that `Idempotency.within` takes, blocking, without an open transaction; Django's
+            inside `atomic`.
+        older_than: seconds, by the database's clock.
+
+    Returns:
+        How many rows were deleted.
+    """
+    if not 0 <= older_than < float("inf"):
+        raise ConfigurationError(f"older_than must be seconds from 0 on, not {older_than!r}")
+    transaction = transaction_of(connection)
+    transaction.begin()
+    try:
+        rows = transaction.execute(PURGE[transaction.dialect], (f"{older_than:f}",))
+    except BaseException:
+        transaction.rollback()
+        raise
+    transaction.commit(lambda: None)
+    return len(rows)
 
 
 class Within:
