@@ -1,0 +1,216 @@
+"""What the callers of a history do: real primitives, on few keys, all at once.
+
+A scenario is written once, as a generator of steps on the primitives; threads run it with the blocking
+methods and tasks with their asynchronous twins. Which scenario, which key and which argument come next is
+drawn from a seed.
+
+Invariants:
+    - keys belong to an epoch, and epochs pass, so that the history of one key stays short;
+    - what a caller is refused (a limit, a conflict, a lock that others hold, a store that is away) is part
+      of the work; anything else ends the worker with a traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from base64 import urlsafe_b64encode
+from collections.abc import Generator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tests.histories.history import Clock, Holding, Notebook
+
+from anypod import State
+from anypod.errors import AnypodError, ConfigurationError, RecordError
+from anypod.primitives.session import Session
+
+LEASE = 0.3  # seconds; a pause of a process is longer than this
+WAIT = 0.4  # seconds that a caller waits for a lock or for somebody's outcome
+FOREVER = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Call a method of a primitive, or its twin."""
+
+    target: Any
+    method: str
+    arguments: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    enters: bool = False  # it is a context manager, and stays entered to the end of the scenario
+
+
+Scenario: TypeAlias = Generator[Do, Any, None]
+
+
+def do(target: Any, method: str, *arguments: Any, **options: Any) -> Do:
+    return Do(target, method, arguments, tuple(options.items()))
+
+
+def enter(target: Any, method: str, *arguments: Any, **options: Any) -> Do:
+    return Do(target, method, arguments, tuple(options.items()), enters=True)
+
+
+class Primitives:
+    """The primitives of one process, on a store that records."""
+
+    def __init__(self, state: State, notebook: Notebook, clock: Clock) -> None:
+        self.counter = state.counter("plain")
+        self.bounded = state.counter("bounded", floor=0, ceiling=5)
+        self.map = state.map("plain")
+        self.guarded = state.map("guarded")
+        self.lock = state.lock("lock", lease=LEASE)
+        self.claims = state.idempotency("claims", lease=LEASE, ttl=FOREVER)
+        self.sessions = state.session("session", idle=FOREVER, absolute=FOREVER, grace=3_600.0)
+        self.notebook = notebook
+        self.clock = clock
+
+
+class Caller:
+    """One thread's or task's way through the work.
+
+    Args:
+        primitives: of its process.
+        seed: decides what it does.
+    """
+
+    def __init__(self, primitives: Primitives, seed: str) -> None:
+        self._primitives = primitives
+        self._random = random.Random(seed)
+        self._seed = seed
+        self._number = 0
+
+    def scenario(self, epoch: int) -> Scenario:
+        """The next thing to do, on the keys of the epoch."""
+        self._number += 1
+        chosen = self._random.choice(
+            (
+                self._count,
+                self._count_once,
+                self._bounded,
+                self._write,
+                self._update,
+                self._locked,
+                self._claimed,
+                self._session,
+            )
+        )
+        return chosen((epoch, self._random.randrange(2)))
+
+    def _count(self, key: tuple[int, int]) -> Scenario:
+        yield do(self._primitives.counter, "increment", key, by=self._random.choice((1, 1, 2, -1)))
+        yield do(self._primitives.counter, "value", key)
+
+    def _count_once(self, key: tuple[int, int]) -> Scenario:
+        once = self._random.randrange(6)  # others use it too, and some with another step
+        by = self._random.choice((1, 1, 1, 2))
+        yield do(self._primitives.counter, "increment", ("once", *key), by=by, once=once)
+
+    def _bounded(self, key: tuple[int, int]) -> Scenario:
+        yield do(self._primitives.bounded, "increment", key, by=self._random.choice((1, 1, -1)))
+
+    def _write(self, key: tuple[int, int]) -> Scenario:
+        values = self._primitives.map
+        what = self._random.randrange(4)
+        if what == 0:
+            yield do(values, "set", key, f"{self._seed} {self._number}")
+            yield do(values, "get", key)
+            return
+        entry = yield do(values, "entry", key)
+        expect = 0 if entry is None else entry.version
+        if what == 1 and entry is not None:
+            yield do(values, "delete", key, expect=expect)
+        else:
+            yield do(values, "set", key, f"{self._seed} {self._number}", expect=expect)
+
+    def _update(self, key: tuple[int, int]) -> Scenario:
+        yield do(self._primitives.map, "update", ("sum", *key), lambda old: (old or 0) + 1)
+
+    def _locked(self, key: tuple[int, int]) -> Scenario:
+        hold = yield enter(self._primitives.lock, "acquire", key, wait=WAIT)
+        self._sure(hold, None)
+        since = self._primitives.clock.now()
+        yield do(self._primitives.guarded, "set", key, f"{self._number}", fence=hold.token)
+        for _ in range(self._random.randrange(4)):
+            self._sure(hold, since)
+            yield do(self._primitives.guarded, "entry", key)
+        self._sure(hold, since)
+
+    def _sure(self, hold: Any, since: int | None) -> None:
+        """Note that the holder is sure of its lock; raises `LeaseLost` if it is not."""
+        now = self._primitives.clock.now()
+        hold.check()
+        if since is not None:
+            holding = Holding(hold._address, hold.token, since, now)
+            self._primitives.notebook.held(holding)
+
+    def _claimed(self, key: tuple[int, int]) -> Scenario:
+        operation = (*key, self._random.randrange(8))
+        fingerprint = self._random.choice(("same", "same", "same", "other"))
+        wait = self._random.choice((0.0, WAIT))
+        attempt = yield enter(self._primitives.claims, "claim", operation, fingerprint, wait=wait)
+        if attempt.replayed:
+            return
+        yield do(self._primitives.map, "set", ("work", *operation), attempt.token)
+        if self._random.randrange(4):
+            yield do(attempt, "complete", attempt.token)
+        else:
+            yield do(attempt, "abandon")
+
+    def _session(self, key: tuple[int, int]) -> Scenario:
+        token = self._token(key)
+        session = yield do(self._primitives.sessions, "load", token)
+        if session is None:
+            session = Session(self._primitives.sessions, token, fields={}, known=False)
+        what = self._random.randrange(12)
+        if what == 0 and session.saved:
+            yield do(session, "end")
+            return
+        field = f"field{self._random.randrange(3)}"
+        if what < 3 and field in session:
+            del session[field]
+        else:
+            session[field] = [self._seed, self._number]
+        yield do(session, "save")
+
+    def _token(self, key: tuple[int, int]) -> str:
+        """A token that all callers know. Real ones are random; that is not what is tested here."""
+        digest = hashlib.sha512(repr((*key, self._random.randrange(3))).encode()).digest()
+        text = urlsafe_b64encode(digest).decode()
+        return f"{text[:22]}.{text[22:65]}"
+
+
+def run_blocking(scenario: Scenario) -> None:
+    """Run a scenario with the blocking methods."""
+    with ExitStack() as stack:
+        reply: Any = None
+        while True:
+            try:
+                step = scenario.send(reply)
+            except StopIteration:
+                return
+            call = getattr(step.target, step.method)
+            reply = call(*step.arguments, **dict(step.options))
+            if step.enters:
+                reply = stack.enter_context(reply)
+
+
+async def run_awaiting(scenario: Scenario) -> None:
+    """Run a scenario with the asynchronous twins."""
+    async with AsyncExitStack() as stack:
+        reply: Any = None
+        while True:
+            try:
+                step = scenario.send(reply)
+            except StopIteration:
+                return
+            call = getattr(step.target, f"a{step.method}")
+            reply = call(*step.arguments, **dict(step.options))
+            reply = await (stack.enter_async_context(reply) if step.enters else reply)
+
+
+def tolerable(failure: AnypodError) -> bool:
+    """Whether a caller goes on after this."""
+    return not isinstance(failure, ConfigurationError | RecordError)
