@@ -43,6 +43,8 @@ def _as(url: str, user: str) -> str:
 def test_migration_is_idempotent(url: str) -> None:
     assert migrate(url) == Migration(before=0, after=1)
     assert migrate(url) == Migration(before=1, after=1)
+    assert str(Migration(before=0, after=1)) == "schema version 1, was absent"
+    assert str(Migration(before=1, after=1)) == "schema version 1 already"
 
 
 def test_replicas_that_start_at_once_agree(url: str) -> None:

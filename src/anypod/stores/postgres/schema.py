@@ -48,6 +48,11 @@ class Migration:
     before: int
     after: int
 
+    def __str__(self) -> str:
+        if self.before == self.after:
+            return f"schema version {self.after} already"
+        return f"schema version {self.after}, was {self.before or 'absent'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
