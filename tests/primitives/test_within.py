@@ -13,7 +13,7 @@ import sqlalchemy
 
 from anypod import ConfigurationError, InFlight, KeyReused, State
 from anypod.primitives.idempotency import Idempotency
-from anypod.primitives.within import table
+from anypod.primitives.within import purge, table
 
 from .conftest import advance
 
@@ -271,3 +271,62 @@ def test_what_is_no_connection_is_refused(orders: Idempotency) -> None:
         orders.within(sqlite3.connect(":memory:"), lock_timeout=0)
     with pytest.raises(ConfigurationError, match="dialect"):
         table("oracle")
+
+
+def test_async_sqlalchemy(
+    state: State, orders: Idempotency, new_postgres_url: Callable[[], str]
+) -> None:
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    url = new_postgres_url()
+    with psycopg.connect(url, autocommit=True) as setup:
+        setup.execute(table("postgresql").encode())
+        setup.execute("CREATE TABLE orders (item TEXT)")
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+
+    async def scenario() -> None:
+        async with AsyncSession(engine) as session, engine.connect() as connection:
+            for number, target in enumerate((session, connection)):
+                async with orders.within(target).aclaim(number) as attempt:
+                    insert = sqlalchemy.text("INSERT INTO orders VALUES (:item)")
+                    await target.execute(insert, {"item": f"pen {number}"})
+                    await attempt.acomplete(number)
+                with pytest.raises(ZeroDivisionError):
+                    async with orders.within(target).aclaim("other"):
+                        await target.execute(insert, {"item": "ink"})
+                        raise ZeroDivisionError
+                async with orders.within(target).aclaim(number) as again:
+                    assert (again.replayed, again.outcome) == (True, number)
+            advance(state, 90_000.0)  # the store has forgotten; the row has not
+            async with orders.within(session).aclaim(0) as again:
+                assert (again.replayed, again.outcome) == (True, 0)
+            await session.execute(sqlalchemy.text("SELECT 1"))
+            with pytest.raises(ConfigurationError, match="Commit or roll back first"):
+                await orders.within(session).aclaim("open").__aenter__()
+        await engine.dispose()
+        await state.aclose()
+
+    asyncio.run(scenario())
+    with psycopg.connect(url) as check:
+        found = check.execute("SELECT item FROM orders ORDER BY item").fetchall()
+    assert found == [("pen 0",), ("pen 1",)]
+
+
+def test_old_rows_are_purged(orders: Idempotency, database: Database) -> None:
+    connection = database.connect()
+    for key in ("a", "b"):
+        with orders.within(connection).claim(key) as attempt:
+            attempt.complete(key)
+    old = (
+        "CURRENT_TIMESTAMP - interval '2 days'"
+        if database.on_postgres
+        else "datetime('now', '-2 days')"
+    )
+    address = orders.address("a")
+    database.run(f"UPDATE anypod_operations SET made = {old} WHERE operation = '{address}'")
+    assert purge(connection, 7 * 86_400.0) == 0
+    assert purge(connection, 86_400.0) == 1
+    assert database.run("SELECT operation FROM anypod_operations") == [(orders.address("b"),)]
+    assert purge(connection, 0.0) == 1
+    with pytest.raises(ConfigurationError, match="older_than must be seconds"):
+        purge(connection, -1.0)

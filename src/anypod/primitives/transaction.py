@@ -341,8 +341,9 @@ class DjangoTransaction:
         self._connection.on_commit(then)
 
     def rollback(self) -> None:
-        """Let the block roll back at its end."""
-        self._connection.set_rollback(True)
+        """Let the block roll back at its end, if there is one."""
+        if self._connection.in_atomic_block:
+            self._connection.set_rollback(True)
 
     def leave(self) -> None:
         """The block goes on; nothing has to be undone."""
