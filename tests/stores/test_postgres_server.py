@@ -16,7 +16,7 @@ from tests import servers
 from tests.servers import Server, wait_until
 
 from anypod import commands as c
-from anypod.errors import ConfigurationError, StoreUnavailable
+from anypod.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from anypod.stores import Capability, Store, open_store
 from anypod.stores.conformance.ground import Child, fresh, in_threads
 from anypod.stores.postgres import PostgresDriver, open_driver
@@ -151,6 +151,51 @@ def test_sessions_that_the_server_ended_are_noticed_before_use(
     in_threads([lambda: store.execute(c.Total(key))] * 4)
     _end_sessions(postgres_url)
     assert store.execute(c.Add(key)).value == 4
+
+
+def test_under_sessions_that_end_at_random_nothing_is_lost_or_done_twice(
+    new_postgres_url: Callable[[], str],
+) -> None:
+    url = new_postgres_url()
+    key = fresh()
+    acknowledged: list[int] = []
+    unknown: list[StoreError] = []
+
+    def sync(store: Store) -> None:
+        for _ in range(150):
+            try:
+                acknowledged.append(store.execute(c.Add(key)).value)
+            except OutcomeUnknown as failure:
+                unknown.append(failure)
+
+    async def one(store: Store) -> None:
+        for _ in range(30):
+            try:
+                acknowledged.append((await store.aexecute(c.Add(key))).value)
+            except OutcomeUnknown as failure:
+                unknown.append(failure)
+
+    async def many(store: Store) -> None:
+        await asyncio.gather(*(one(store) for _ in range(15)))
+        await store.aclose()
+
+    with open_store(url) as store, psycopg.connect(url, autocommit=True) as connection:
+        store.execute(c.Total(key))
+        work: list[Callable[[], Any]] = [lambda: sync(store)] * 3
+        work.append(lambda: asyncio.run(many(store)))
+        threads = [threading.Thread(target=one) for one in work]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            connection.execute(
+                "SELECT pg_terminate_backend(pid), pg_sleep(0.02) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " ORDER BY random() LIMIT 1"
+            )
+        total = store.execute(c.Total(key))
+    assert len(acknowledged) + len(unknown) == 900, "some command ended otherwise"
+    assert len(set(acknowledged)) == len(acknowledged), "a value was given twice"
+    assert len(acknowledged) <= total <= len(acknowledged) + len(unknown)
 
 
 def _end_sessions(url: str) -> None:

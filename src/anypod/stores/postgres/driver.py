@@ -40,7 +40,7 @@ from anypod.stores.postgres.bound import BoundDriver
 from anypod.stores.postgres.calls import Call, answer, call_for, micros
 from anypod.stores.postgres.channels import ChannelSubscription
 from anypod.stores.postgres.lanes import Lanes
-from anypod.stores.postgres.link import NOT_KEPT, Link, Unanswered, Unsent, repeatable
+from anypod.stores.postgres.link import NOT_KEPT, CutOff, Link, Unanswered, Unsent, repeatable
 from anypod.stores.postgres.mail import GLANCE, LoopListener, ThreadListener
 from anypod.stores.postgres.names import channel_name, mail_box
 from anypod.stores.postgres.pool import Pool
@@ -439,8 +439,14 @@ class PostgresDriver:
         return StoreUnavailable
 
     def answered(self, failure: Exception) -> bool:
-        """Whether the error is the server's own word."""
-        return not isinstance(failure, psycopg.Error) or failure.sqlstate is not None
+        """Whether the error is the server's own word, or the end of a connection that it had accepted.
+
+        One broken connection fails every command that was under way on it, which says nothing about
+        the next connection.
+        """
+        if isinstance(failure, psycopg.Error) and failure.sqlstate is None:
+            return isinstance(failure, CutOff)
+        return True
 
     def advice(self, failure: Exception) -> str:
         """What a raised error means in plain words and what to do next, empty if it says so itself."""

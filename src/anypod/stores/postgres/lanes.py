@@ -23,7 +23,7 @@ import psycopg
 from anypod.errors import AnypodError
 from anypod.stores.postgres.address import Address
 from anypod.stores.postgres.binary import Function
-from anypod.stores.postgres.link import Link, Outcome, Unsent
+from anypod.stores.postgres.link import Link, Outcome, Unanswered, Unsent
 
 AT_ONCE: Final = 32  # commands under way on one lane: who is behind a waiting one waits with it
 LONGEST_QUEUE: Final = 10_000  # commands that wait for a lane
@@ -103,7 +103,7 @@ class _Lane:
             return
         due = self._progress + self._owner.timeout
         if self._loop.time() >= due:
-            self._finish(self.link.abort("no reply within the timeout"))
+            self._finish(self.link.abort("no reply within the timeout", Unanswered))
         else:
             self._timer = self._loop.call_at(due, self._check)
 

@@ -47,6 +47,10 @@ class Unanswered(psycopg.OperationalError):
     """The command was sent and its outcome did not come back."""
 
 
+class CutOff(Unanswered):
+    """The connection broke before the outcome came back: the server was there, and may be again."""
+
+
 class _Flight:
     """A command under way."""
 
@@ -160,7 +164,7 @@ class Link:
             if failure.sqlstate is None or failure.diag.severity_nonlocalized in {"FATAL", "PANIC"}:
                 # The session is gone; whether a commit came before, it does not say.
                 self.broken = True
-                flight.error = Unanswered(str(failure))
+                flight.error = CutOff(str(failure))
             elif flight.error is None:
                 flight.error = failure
                 if flight.prepares:
@@ -172,13 +176,13 @@ class Link:
         elif status == pq.ExecStatus.COMMAND_OK:
             flight.prepares = False
 
-    def abort(self, reason: str) -> list[Outcome]:
+    def abort(self, reason: str, kind: type[Unanswered] = CutOff) -> list[Outcome]:
         """Give the connection up: an outcome for every command that was under way."""
         self.broken = True
         lost: list[Outcome] = []
         for flight in self._flights:
             known = isinstance(flight.error, Unanswered)
-            lost.append(flight.error if known and flight.error else Unanswered(reason))
+            lost.append(flight.error if known and flight.error else kind(reason))
         self._flights.clear()
         return lost
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from anypod.stores.postgres.binary import Function
-from anypod.stores.postgres.link import Link, Outcome, Unsent
+from anypod.stores.postgres.link import Link, Outcome, Unanswered, Unsent
 
 _READ: Final = select.POLLIN
 _BOTH: Final = select.POLLIN | select.POLLOUT
@@ -51,7 +51,7 @@ class PooledLink:
         while True:
             unsent = link.flush()
             if not self._wait(_BOTH if unsent else _READ, deadline):
-                (lost,) = link.abort(_NO_REPLY)
+                (lost,) = link.abort(_NO_REPLY, Unanswered)
                 if unsent:
                     raise Unsent("the server did not take the command within the timeout")
                 return lost
@@ -86,7 +86,7 @@ class PooledLink:
             if self._wait(_BOTH if unsent else _READ, deadline):
                 done = link.receive()
             else:
-                done = link.abort(_NO_REPLY)
+                done = link.abort(_NO_REPLY, Unanswered)
             if done:
                 deadline = time.monotonic() + timeout
             outcomes += done
