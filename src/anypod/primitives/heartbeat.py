@@ -2,30 +2,34 @@
 
 One daemon thread per process renews what blocking holders hold; an asynchronous holder's renewals are
 a task of its own loop, made when the first is due. An operation that is over before a third of its
-lease has passed costs an entry in a queue, and no exchange.
+lease has passed costs an entry in a dict for as long as it takes, and no exchange.
 
 Invariants:
     - a renewal that the store answers with False ends the heartbeat: somebody else holds the lease;
     - a store that cannot be reached is tried again until the lease has run out;
-    - a forked child inherits no heartbeat: its parent's leases are not its own.
+    - a forked child inherits no heartbeat: its parent's leases are not its own;
+    - what is over is forgotten at once: nothing grows with the number of operations.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import os
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from anypod.commands import Renew
 from anypod.errors import StoreError
 
 if TYPE_CHECKING:
     from anypod.stores import Store
+
+
+LINGER: Final = 30.0  # seconds that the thread stays when nothing is left to beat
+
+_making = threading.Lock()
 
 
 class Heartbeat:
@@ -38,19 +42,58 @@ class Heartbeat:
         lease: seconds; renewed when a third of it has passed.
 
     Attributes:
-        lost: set once a renewal was refused.
+        refused: a renewal was refused.
         renewed: when (monotonic seconds) the last successful renewal was sent, None before the first.
     """
 
+    __slots__ = (
+        "_event",
+        "_lease",
+        "_task",
+        "_timer",
+        "address",
+        "every",
+        "refused",
+        "renewed",
+        "stopped",
+        "store",
+        "token",
+    )
+
     def __init__(self, store: Store, address: str, token: int, lease: float) -> None:
-        self.lost = threading.Event()
+        self.refused = False
         self.renewed: float | None = None
         self.stopped = False
         self.every = lease / 3
         self.store = store
-        self.command = Renew(address, token, lease)
+        self.address = address
+        self.token = token
+        self._lease = lease
+        self._event: threading.Event | None = None  # made for those who ask for it
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def command(self) -> Renew:
+        """What renews the lease."""
+        return Renew(self.address, self.token, self._lease)
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set once a renewal was refused."""
+        with _making:
+            if self._event is None:
+                self._event = threading.Event()
+                if self.refused:
+                    self._event.set()
+            return self._event
+
+    def refuse(self) -> None:
+        """Somebody else holds the lease."""
+        with _making:
+            self.refused = True
+            if self._event is not None:
+                self._event.set()
 
     def beat(self) -> bool:
         """Renew once; False when there is nothing left to renew."""
@@ -63,7 +106,7 @@ class Heartbeat:
                 return True
         except StoreError:
             return True  # the store may be back before the lease runs out
-        self.lost.set()
+        self.refuse()
         return False
 
     def __enter__(self) -> Self:
@@ -77,6 +120,7 @@ class Heartbeat:
         trace: TracebackType | None,
     ) -> None:
         self.stopped = True
+        _pacemaker().remove(self)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -103,7 +147,7 @@ class Heartbeat:
             sent = time.monotonic()
             try:
                 if not await self.store.aexecute(self.command):
-                    self.lost.set()
+                    self.refuse()
                     return
                 self.renewed = sent
             except StoreError:
@@ -112,48 +156,56 @@ class Heartbeat:
 
 
 class _Pacemaker:
-    """The thread that beats for blocking holders; it ends when nothing is left to beat."""
+    """The thread that beats for blocking holders; it ends when nothing was left to beat for a while."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Heartbeat]] = []
-        self._order = itertools.count()
-        self._changed = threading.Condition()
+        self._due: dict[Heartbeat, float] = {}
+        self._changed = threading.Condition(threading.Lock())
+        self._looks_at = 0.0  # when the thread, if it waits, looks again
         self._thread: threading.Thread | None = None
 
     def add(self, heartbeat: Heartbeat) -> None:
+        due = time.monotonic() + heartbeat.every
         with self._changed:
-            due = time.monotonic() + heartbeat.every
-            heapq.heappush(self._due, (due, next(self._order), heartbeat))
+            self._due[heartbeat] = due
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="anypod-heartbeat", daemon=True
                 )
                 self._thread.start()
-            elif self._due[0][2] is heartbeat:
+            elif due < self._looks_at:
                 self._changed.notify()
 
-    def _next(self) -> Heartbeat | None:
-        """The heartbeat that is due, waiting for it; None once all have stopped."""
+    def remove(self, heartbeat: Heartbeat) -> None:
         with self._changed:
-            while self._due:
-                due, _, heartbeat = self._due[0]
-                if heartbeat.stopped:
-                    heapq.heappop(self._due)
-                    continue
-                left = due - time.monotonic()
-                if left <= 0:
-                    heapq.heappop(self._due)
-                    return heartbeat
-                self._changed.wait(left)
-            self._thread = None
-            return None
+            self._due.pop(heartbeat, None)
+
+    def _next(self) -> Heartbeat | None:
+        """The heartbeat that is due, waiting for it; None when there was none for a while."""
+        lingering = time.monotonic() + LINGER
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                due = lingering
+                if self._due:
+                    heartbeat = min(self._due, key=self._due.__getitem__)
+                    due = self._due[heartbeat]
+                    lingering = now + LINGER
+                    if due <= now:
+                        # Not forgotten while it beats: the next turn is set before this one is taken.
+                        self._due[heartbeat] = now + heartbeat.every
+                        return heartbeat
+                elif now >= lingering:
+                    self._thread = None
+                    return None
+                self._looks_at = due
+                self._changed.wait(due - now)
+                self._looks_at = 0.0
 
     def _run(self) -> None:
         while (heartbeat := self._next()) is not None:
-            if heartbeat.beat():
-                with self._changed:
-                    due = time.monotonic() + heartbeat.every
-                    heapq.heappush(self._due, (due, next(self._order), heartbeat))
+            if not heartbeat.beat():
+                self.remove(heartbeat)
 
 
 _current = _Pacemaker()

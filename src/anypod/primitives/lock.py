@@ -15,6 +15,8 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import secrets
 import threading
 import time
@@ -46,6 +48,23 @@ def _owner() -> object:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:  # no event loop runs in this thread
         return threading.get_ident()
+
+
+_waiters = (secrets.token_hex(8), itertools.count())
+
+
+def _waiter() -> str:
+    """A name that no other waiter has, in whichever process."""
+    process, numbers = _waiters
+    return f"{process}-{next(numbers)}"
+
+
+def _forget() -> None:
+    global _waiters  # noqa: PLW0603  # a forked child is another process
+    _waiters = (secrets.token_hex(8), itertools.count())
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 class Hold:
@@ -83,7 +102,8 @@ class Hold:
         Raises:
             LeaseLost: it was taken over, or the lease may have run out meanwhile.
         """
-        if self.lost.is_set() or time.monotonic() >= self.deadline:
+        lost = self._heartbeat is not None and self._heartbeat.refused
+        if lost or time.monotonic() >= self.deadline:
             raise LeaseLost(
                 f"lock {self._name!r}: the lease of {self._lease} s ran out and somebody else may hold "
                 f"the lock; what this holder has not finished must not be finished"
@@ -178,7 +198,7 @@ class Lock:
             )
 
     def _acquire(self, address: str, wait: float | None) -> Flow[Hold]:
-        waiter = secrets.token_hex(8)
+        waiter = _waiter()
         start = time.monotonic()
         queued = False
         try:

@@ -16,8 +16,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from anypod.commands import Algorithm, Policy, Quota, Take, Taken
 from anypod.errors import ConfigurationError, StoreError
@@ -34,9 +37,10 @@ REMEMBERED_DENIALS: Final = 16_384  # per limit
 OnUnavailable = Literal["raise", "deny", "allow", "local"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """Whether a hit was admitted, and everything that response headers need.
+
+    A struct rather than a dataclass for the same reason as commands: one is made at every hit.
 
     Attributes:
         allowed: whether to serve the request.
