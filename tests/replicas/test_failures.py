@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 
 import pytest
 
@@ -129,6 +131,24 @@ def test_a_server_that_is_not_installed_is_named(worlds, server, async_):
     )
     with pytest.raises(MissingServer, match=rf"{server}.*anypod\[prove\]"):
         worlds(source).start(0)
+
+
+def test_a_close_that_comes_before_the_process_ends_the_import_too(worlds, monkeypatch):
+    """A hanging import whose process is made just after `close` looked for one does not hold it up."""
+    world = worlds("import signal\nsignal.pause()\n", start_timeout=120.0)
+    popen = subprocess.Popen
+    closer = threading.Thread(target=world.close)
+
+    def late(*arguments, **options):
+        closer.start()
+        while not world._pods[-1]._aborted:
+            closer.join(0.001)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    failure(world)
+    closer.join(30)
+    assert not closer.is_alive()
 
 
 def test_after_a_failed_start_the_world_closes_in_order(worlds):

@@ -189,6 +189,7 @@ class Pod:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._used = False
+        self._aborted = False
         self._replica: Replica | None = None
         self._lock = threading.RLock()
         self._logs = site.base / "logs"
@@ -247,6 +248,8 @@ class Pod:
                     "records": str(self._logs / f"import-{site.slot}.records"),
                 }
             )
+            if self._aborted:
+                kill_group(self._process.pid)
             message = self._receive(control, site.timeout, "finish its import")
             self.kind, self.reason = message["kind"], message["reason"]
 
@@ -402,7 +405,10 @@ class Pod:
                 control.close()
 
     def abort(self) -> None:
-        """If a thread waits for this slot's processes, end them under it."""
+        """If a thread waits for this slot's processes, or is about to, end them under it."""
+        # Set before the process is looked at: an import that has not got its process yet looks here
+        # after it has, so that one of the two sees the other.
+        self._aborted = True
         if self._lock.acquire(blocking=False):
             self._lock.release()
             return
