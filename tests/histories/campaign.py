@@ -17,10 +17,10 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -155,13 +155,18 @@ class Campaign:
         state = State(self.url, namespace=orders.namespace)
         if self.driver is not None:
             state.store = Store(self.driver, url=self.url, namespace=orders.namespace)
-        worker = threading.Thread(target=Worker(orders, state).run, name="worker")
-        worker.start()
-        try:
-            _steer(board, self.operations, lambda: None)
-        finally:
-            board[0] = STOP
-            worker.join(PATIENCE)
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(Worker(orders, state).run)
+
+            def check() -> None:
+                if work.done():
+                    work.result()
+
+            try:
+                _steer(board, self.operations, check)
+            finally:
+                board[0] = STOP
+            work.result(PATIENCE)
 
     def _drive(self, board: Board, orders: Orders, proxy: FaultProxy | None) -> None:
         crew = _Crew(orders, board, self.seed, self.workers)

@@ -15,9 +15,8 @@ from typing import Any
 from tests.histories.history import Clock, Notebook
 
 from anypod.commands import Command
-from anypod.errors import OutcomeUnknown, StoreError
+from anypod.errors import OutcomeUnknown
 from anypod.stores.driver import Driver
-from anypod.stores.notices import Subscription
 
 
 class RecordingDriver:
@@ -39,10 +38,7 @@ class RecordingDriver:
         process: str,
         count: Callable[[int], None] = lambda ended: None,
     ) -> None:
-        self.name = driver.name
-        self.capabilities = driver.capabilities
         self.errors = driver.errors
-        self.clock_offset = driver.clock_offset
         self.clock = clock
         self.notebook = notebook
         self._driver = driver
@@ -88,23 +84,6 @@ class RecordingDriver:
     def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         raise NotImplementedError("a history has no groups: the workload must not send any")
 
-    def receive(self, mailbox: str, seconds: float) -> bool:
-        return self._driver.receive(mailbox, seconds)
-
-    async def areceive(self, mailbox: str, seconds: float) -> bool:
-        return await self._driver.areceive(mailbox, seconds)
-
-    def listen(self, channel: str) -> Subscription:
-        return self._driver.listen(channel)
-
-    def classify(self, failure: Exception) -> type[StoreError]:
-        return self._driver.classify(failure)
-
-    def advice(self, failure: Exception) -> str:
-        return self._driver.advice(failure)
-
-    def close(self) -> None:
-        self._driver.close()
-
-    async def aclose(self) -> None:
-        await self._driver.aclose()
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a driver can do, the real one does: waiting, and telling what errors mean."""
+        return getattr(self._driver, name)

@@ -23,12 +23,16 @@ from typing import Any, TypeAlias
 from tests.histories.history import Clock, Holding, Notebook
 
 from anypod import State
+from anypod.commands import Acquire, Claim, ClaimStatus, Complete, Put, Release, mailbox
 from anypod.errors import AnypodError, ConfigurationError, RecordError
 from anypod.primitives.session import Session
+from anypod.serializer import Serializer
 
 LEASE = 0.3  # seconds; a pause of a process is longer than this
+SHORT_LEASE = 0.02  # seconds; of those who stay away for longer
 WAIT = 0.4  # seconds that a caller waits for a lock or for somebody's outcome
 FOREVER = 86_400.0
+PACKED = Serializer[str]().encode("zombie")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Primitives:
     """The primitives of one process, on a store that records."""
 
     def __init__(self, state: State, notebook: Notebook, clock: Clock) -> None:
+        self.store = state.store
         self.counter = state.counter("plain")
         self.bounded = state.counter("bounded", floor=0, ceiling=5)
         self.map = state.map("plain")
@@ -95,6 +100,9 @@ class Caller:
                 self._locked,
                 self._claimed,
                 self._session,
+                self._session,
+                self._zombie_holder,
+                self._zombie_claimant,
             )
         )
         return chosen((epoch, self._random.randrange(2)))
@@ -158,6 +166,31 @@ class Caller:
             yield do(attempt, "complete", attempt.token)
         else:
             yield do(attempt, "abandon")
+
+    def _zombie_holder(self, key: tuple[int, int]) -> Scenario:
+        """Hold the lock past its lease without a sign of life, and write and release all the same."""
+        store, lock, guarded = (
+            self._primitives.store,
+            self._primitives.lock._address(key),
+            self._primitives.guarded._address(key),
+        )
+        waiter = f"{self._seed} {self._number}"
+        asked = yield do(store, "execute", Acquire(lock, waiter, SHORT_LEASE))
+        if asked.token is None:
+            return
+        yield do(store, "receive", mailbox(lock, waiter), 1.5 * SHORT_LEASE)
+        yield do(store, "execute", Put(guarded, PACKED, fence=asked.token))
+        yield do(store, "execute", Release(lock, asked.token))
+
+    def _zombie_claimant(self, key: tuple[int, int]) -> Scenario:
+        """Carry an operation out past the lease, and complete it all the same."""
+        store = self._primitives.store
+        claim = self._primitives.claims.address((*key, self._random.randrange(4)))
+        asked = yield do(store, "execute", Claim(claim, "same", SHORT_LEASE, FOREVER))
+        if asked.status is not ClaimStatus.GRANTED:
+            return
+        yield do(store, "receive", mailbox(claim, self._seed), 1.5 * SHORT_LEASE)
+        yield do(store, "execute", Complete(claim, asked.token, b"v" + PACKED, FOREVER))
 
     def _session(self, key: tuple[int, int]) -> Scenario:
         token = self._token(key)
