@@ -73,7 +73,7 @@ class Serializer(Generic[T]):
             raise Undecodable(f"format {encoded[:1].hex() or 'missing'}, this version reads 01")
         try:
             return self._decoder.decode(memoryview(encoded)[1:])  # type: ignore[no-any-return]
-        except (msgspec.DecodeError, msgspec.ValidationError) as failure:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as failure:
             raise Undecodable(str(failure)) from failure
 
 

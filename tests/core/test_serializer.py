@@ -71,7 +71,17 @@ def test_another_shape_than_the_type_is_undecodable() -> None:
 
 
 @pytest.mark.parametrize(
-    "encoded", [b"", b"\x02\xc0", b"\x00", b"\x01", b"\x01\xc1", b"\x01\xc0\xc0"]
+    "encoded",
+    [
+        b"\x01\xa2\xff\xff",
+        b"\x01" + b"\x91" * 5000,
+        b"",
+        b"\x02\xc0",
+        b"\x00",
+        b"\x01",
+        b"\x01\xc1",
+        b"\x01\xc0\xc0",
+    ],
 )
 def test_other_bytes_are_undecodable(encoded: bytes) -> None:
     with pytest.raises(Undecodable):

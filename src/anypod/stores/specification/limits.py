@@ -10,6 +10,8 @@ state. The sliding counter weighs the window before by the part of it that is st
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from anypod.commands import Algorithm, Policy, Publish, Quota, Take, Taken
@@ -23,6 +25,7 @@ def policy_name(policy: Policy) -> str:
     return f"{policy.algorithm.value}:{policy.limit}:{micros(policy.period)}:{policy.burst}"
 
 
+@lru_cache(maxsize=4_096)
 def emission(policy: Policy) -> int:
     """Microseconds per unit under GCRA, rounded up: the limit is never exceeded by rounding."""
     return -(-micros(policy.period) // policy.limit)
@@ -130,39 +133,42 @@ _ALGORITHMS: Final = {
 }
 
 
+@lru_cache(maxsize=4_096)
+def _counting(policy: Policy) -> tuple[str, Callable[[Policy, list[int], int, int], _Answer]]:
+    """The name under which a policy's state is kept, and how it counts."""
+    return policy_name(policy), _ALGORITHMS[policy.algorithm]
+
+
 def _take(command: Take, table: Table, now: int) -> Taken:
     record = load(table, command.key, TakeRecord)
     states = {} if record is None else record.policies
-
-    def asked(cost: int) -> list[_Answer]:
-        return [
-            _ALGORITHMS[policy.algorithm](policy, states.get(policy_name(policy), []), cost, now)
-            for policy in command.policies
-        ]
-
-    answers = asked(command.cost)
-    admitted = all(answer[0] for answer in answers)
+    cost = command.cost
+    admitted, longest = True, 0
+    answers: list[_Answer] = []
+    kept: dict[str, list[int]] = {}
+    for policy in command.policies:
+        name, count = _counting(policy)
+        answer = count(policy, states.get(name, []), cost, now)
+        answers.append(answer)
+        admitted = admitted and answer[0]
+        kept[name] = answer[1]
+        longest = max(longest, answer[3])
     if not admitted:
         # Nothing is taken anywhere; each policy says how it stands, and those that refused, until when.
-        standing = asked(0)
-        quotas = tuple(
-            Quota(now_[2], now_[3] / 1e6, refused[4] / 1e6)
-            for now_, refused in zip(standing, answers, strict=True)
-        )
-        return Taken(admitted=False, quotas=quotas)
-    if command.cost != 0:
-        longest = max(answer[3] for answer in answers)
+        quotas = []
+        for policy, refused in zip(command.policies, answers, strict=True):
+            name, count = _counting(policy)
+            stands = count(policy, states.get(name, []), 0, now)
+            quotas.append(Quota(stands[2], stands[3] / 1e6, refused[4] / 1e6))
+        return Taken(admitted=False, quotas=tuple(quotas))
+    if cost != 0:
         if longest > 0:
-            kept = {
-                policy_name(policy): answer[1]
-                for policy, answer in zip(command.policies, answers, strict=True)
-            }
             table.save(command.key, TakeRecord(kept, now + longest))
         elif record is not None:
             table.remove(command.key)
     return Taken(
         admitted=True,
-        quotas=tuple(Quota(answer[2], answer[3] / 1e6, 0.0) for answer in answers),
+        quotas=tuple([Quota(answer[2], answer[3] / 1e6, 0.0) for answer in answers]),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from msgspec import DecodeError, Struct, ValidationError, msgpack
+from msgspec import MsgspecError, Struct, msgpack
 
 from anypod.commands import Command
 
@@ -135,7 +135,7 @@ def decode_record(key: str, body: bytes) -> Record:
         )
     try:
         return _decoder.decode(memoryview(body)[1:])
-    except (DecodeError, ValidationError) as failure:
+    except (MsgspecError, UnicodeDecodeError, RecursionError) as failure:
         raise WrongRecord(f"the record at {key!r} cannot be read: {failure}") from failure
 
 
