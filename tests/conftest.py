@@ -12,8 +12,10 @@ from tests.servers import (  # noqa: F401  # after the path; pytest finds fixtur
     new_postgres_url,
     postgres_server,
     postgres_url,
+    redis_cluster,
     redis_server,
     redis_url,
+    redis_watched,
     valkey_server,
     valkey_url,
 )

@@ -29,6 +29,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 START_LIMIT = 30.0  # seconds; a server that takes longer is reported with its log
 FROM_PATH = os.environ.get("ANYPOD_TEST_SERVERS") == "path"
@@ -212,6 +213,191 @@ def _flush(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"FLUSHALL\r\n")
         assert connection.recv(64) == b"+OK\r\n"
+
+
+# --- clusters and sentinels -----------------------------------------------------------------------
+
+
+class Cluster:
+    """Three primaries with a replica each; which is which changes with a failover."""
+
+    def __init__(self, nodes: list[Server]) -> None:
+        self.nodes = nodes
+
+    @property
+    def hosts(self) -> str:
+        """The addresses, as a URL lists them."""
+        return ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def ask(self, node: Server, *parts: object) -> Any:
+        """What a node answers."""
+        with redis.Redis(port=node.port, decode_responses=True) as client:
+            return client.execute_command(*parts)
+
+    def living(self) -> list[Server]:
+        return [node for node in self.nodes if node.process.poll() is None]
+
+    def roles(self) -> dict[str, Server]:
+        """The living nodes by their identity in the cluster."""
+        return {str(self.ask(node, "CLUSTER", "MYID")): node for node in self.living()}
+
+    def owner(self, slot: int) -> Server:
+        """The primary that has a slot, as the first living node sees it."""
+        for first, last, primary, *_ in self.ask(self.living()[0], "CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == primary[1])
+        raise LookupError(slot)
+
+    def well(self) -> bool:
+        """Whether every living node sees every slot covered and every replica in step."""
+        for node in self.living():
+            if self.ask(node, "CLUSTER", "INFO").count("cluster_state:ok") == 0:
+                return False
+            with redis.Redis(port=node.port) as client:
+                replication = client.info("replication")
+            if replication["role"] == "slave" and replication["master_link_status"] != "up":
+                return False
+        return True
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+
+def start_cluster(program: Path, *options: str) -> Cluster:
+    """Start a cluster of three primaries and three replicas."""
+    nodes = [
+        start_redis(
+            program,
+            *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            *("--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"),
+            *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+            *options,
+        )
+        for _ in range(6)
+    ]
+    cluster = Cluster(nodes)
+    bounds = (0, 5461, 10923, 16384)
+    for place, node in enumerate(nodes):
+        cluster.ask(node, "CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
+        if place < 3:
+            first, last = bounds[place], bounds[place + 1] - 1
+            cluster.ask(node, "CLUSTER", "ADDSLOTSRANGE", first, last)
+        cluster.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+    bus = [cluster.ask(node, "CONFIG", "GET", "cluster-port") for node in nodes]
+    for node, setting in zip(nodes[1:], bus[1:], strict=True):
+        port = setting["cluster-port"] if isinstance(setting, dict) else setting[1]
+        cluster.ask(nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port, port)
+    wait_until(
+        lambda: all(len(cluster.ask(n, "CLUSTER", "NODES").splitlines()) == 6 for n in nodes),
+        "the nodes' acquaintance",
+    )
+    for primary, replica in zip(nodes[:3], nodes[3:], strict=True):
+        identity = cluster.ask(primary, "CLUSTER", "MYID")
+        wait_until(
+            lambda i=identity, r=replica: _replicate(cluster, r, i),  # type: ignore[misc]
+            "a replica's start",
+        )
+    wait_until(cluster.well, "the cluster's health", 60.0)
+    wait_until(
+        lambda: all(len(one) == 4 for one in cluster.ask(nodes[0], "CLUSTER", "SLOTS")),
+        "the replicas' announcement",
+    )
+    return cluster
+
+
+def _replicate(cluster: Cluster, replica: Server, identity: str) -> bool:
+    try:
+        return bool(cluster.ask(replica, "CLUSTER", "REPLICATE", identity) == "OK")
+    except redis.ResponseError:
+        return False  # it has not heard of the primary yet
+
+
+class Watched:
+    """A primary, its replicas and three sentinels."""
+
+    name = "mymaster"
+
+    def __init__(self, data: list[Server], sentinels: list[Server]) -> None:
+        self.data = data
+        self.sentinels = sentinels
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{self.name}"
+
+    def primary(self) -> Server:
+        """The primary that the first sentinel names."""
+        with redis.Redis(port=self.sentinels[0].port, decode_responses=True) as client:
+            _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+        return next(server for server in self.data if server.port == int(port))
+
+    def stop(self) -> None:
+        for server in (*self.sentinels, *self.data):
+            server.stop()
+
+
+def start_watched(program: Path, *options: str) -> Watched:
+    """Start a primary with two replicas, watched by three sentinels."""
+    quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+    primary = start_redis(program, *quick, *options)
+    follow = ("--replicaof", "127.0.0.1", str(primary.port))
+    data = [primary, *(start_redis(program, *quick, *follow, *options) for _ in range(2))]
+    sentinels = [_start_sentinel(program, primary.port) for _ in range(3)]
+    for sentinel in sentinels:
+        with redis.Redis(port=sentinel.port, decode_responses=True) as client:
+            wait_until(lambda c=client: _sees_all(c), "a sentinel's view", 60.0)  # type: ignore[misc]
+    return Watched(data, sentinels)
+
+
+def _sees_all(client: redis.Redis) -> bool:
+    parts = client.execute_command("SENTINEL", "MASTER", Watched.name)
+    view = parts if isinstance(parts, dict) else dict(zip(parts[::2], parts[1::2], strict=True))
+    return int(view["num-slaves"]) == 2 and int(view["num-other-sentinels"]) == 2
+
+
+def _start_sentinel(program: Path, primary: int) -> Server:
+    folder = Path(tempfile.mkdtemp(prefix="anypod-sentinel-"))
+    port = free_port()
+    configuration = folder / "sentinel.conf"
+    configuration.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"sentinel monitor {Watched.name} 127.0.0.1 {primary} 2\n"
+        f"sentinel down-after-milliseconds {Watched.name} 500\n"
+        f"sentinel failover-timeout {Watched.name} 3000\n"
+    )
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [str(program), str(configuration), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # before any thread is started
+        )
+    server = Server(process, port, folder)
+    if not _answers(server):
+        report = (folder / "log").read_text(errors="replace")
+        server.stop()
+        pytest.fail(f"the sentinel did not start:\n{report}")
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """A Redis cluster of this worker."""
+    cluster = start_cluster(redis_executable())
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_watched() -> Iterator[Watched]:
+    """A Redis primary with replicas and sentinels, of this worker."""
+    watched = start_watched(redis_executable())
+    yield watched
+    watched.stop()
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------

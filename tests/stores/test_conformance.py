@@ -15,9 +15,16 @@ EXAMPLES = 60
 MakeOpener = Callable[[str], Opener]
 
 
-@pytest.fixture(
-    params=["memory", "sqlite", "sqlite-full", "redis", "valkey", "redis-unix", "resp3"]
-)
+TOPOLOGIES = pytest.mark.xdist_group("topologies")  # their servers are started by one worker only
+
+KINDS = [
+    *("memory", "sqlite", "sqlite-full", "redis", "valkey", "redis-unix", "resp3"),
+    pytest.param("cluster", marks=TOPOLOGIES),
+    pytest.param("sentinel", marks=TOPOLOGIES),
+]
+
+
+@pytest.fixture(params=KINDS)
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     kind: str = request.param
     if kind == "memory":
@@ -29,6 +36,10 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     if kind == "redis-unix":
         server = request.getfixturevalue("redis_server")
         return opens(f"redis+unix://{server.folder}/socket?db=1")
+    if kind == "cluster":
+        return opens(f"redis+cluster://{request.getfixturevalue('redis_cluster').hosts}")
+    if kind == "sentinel":
+        return opens(request.getfixturevalue("redis_watched").url)
     if kind == "resp3":
         return opens(request.getfixturevalue("redis_url") + "?protocol=3")
     return opens(request.getfixturevalue(f"{kind}_url"))

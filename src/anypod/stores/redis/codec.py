@@ -298,6 +298,14 @@ def _scan(command: Scan) -> tuple[Part, ...]:
     return command.after or "0", pattern, max(1, command.limit)
 
 
+_SCAN: Final = Script("scan")
+
+
+def _encode_scan(command: Scan, offset: int) -> bytes:
+    # No key is named: on a cluster each node is asked for its own.
+    return _SCAN.head(0, 4) + b"".join(map(bulk, (offset, *_scan(command))))
+
+
 def _page(reply: Any) -> Page:
     cursor, *parts = reply
     items = tuple(
@@ -327,7 +335,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     Get: _codec("get", lambda _: (), _versioned),
     Put: _codec("put", _put, _stored),
     Claim: _codec("claim", lambda c: (c.fingerprint, micros(c.lease), micros(c.ttl)), _claimed),
-    Scan: _codec("scan", _scan, _page),
+    Scan: Codec(_SCAN, _encode_scan, _page),
     Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "slots"),
     Complete: _codec("complete", lambda c: (c.token, c.outcome, micros(c.ttl)), _truth),
     Abandon: _codec("abandon", lambda c: (c.token,), _truth),

@@ -2,6 +2,7 @@
 
     NotSent      the request did not leave whole: it did not execute
     ReplyLost    it left, and no reply came: it may have executed
+    └── NotReplicated   it executed on the primary, but a failover now would undo it
 
 A reply that is an error (`hiredis.ReplyError`) is the server's word that nothing was executed.
 """
@@ -31,3 +32,7 @@ class NotSent(ConnectionError):
 
 class ReplyLost(ConnectionError):
     """The request left and no reply came, so it may have executed."""
+
+
+class NotReplicated(ReplyLost):
+    """It executed, but fewer replicas than asked for have it: a failover may undo it."""

@@ -15,7 +15,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import hiredis
@@ -211,7 +211,7 @@ class Links:
         self._give_back(link)
         return reply
 
-    def pipeline(self, payloads: list[bytes]) -> list[Any]:
+    def pipeline(self, payloads: Sequence[bytes]) -> list[Any]:
         """Send requests together; each reply, or what became of the request, in its place."""
         link = self._take() or Link(self._dial(), self._timeout)
         replies: list[Any] = []

@@ -1,0 +1,173 @@
+"""One server: connections that are shared, and connections that are lent to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from anypod.stores import forks
+from anypod.stores.redis.channel import Channel
+from anypod.stores.redis.faults import NotSent
+from anypod.stores.redis.links import Dialled, Link, Links
+
+MOST_IDLE: Final = 8  # lent connections kept for the next wait
+
+
+class Lanes:
+    """Connections that are lent for one exchange that makes the server wait.
+
+    A wait that is given up closes its connection: what the server hands over later reaches nobody else.
+
+    Args:
+        dial: makes an unconnected blocking connection of redis-py.
+        adial: makes a connected asynchronous one.
+        timeout: seconds for what is not waiting.
+    """
+
+    def __init__(
+        self, dial: Callable[[], Dialled], adial: Callable[[], Awaitable[Any]], timeout: float
+    ) -> None:
+        self._dial = dial
+        self._adial = adial
+        self._timeout = timeout
+        self._idle: list[Link] = []
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Channel]]
+        self._channels = WeakKeyDictionary()
+
+    def exchange(self, payloads: Sequence[bytes], patience: float) -> list[Any]:
+        """Send requests together, wait for their replies `patience` longer than usual."""
+        while True:
+            try:
+                link, known = self._idle.pop(), True
+            except IndexError:
+                link, known = Link(self._dial(), self._timeout), False
+            try:
+                replies = self._ask(link, known, payloads, patience)
+            except NotSent:
+                link.close()
+                if not known:
+                    raise
+            except BaseException:
+                link.close()
+                raise
+            else:
+                if len(self._idle) < MOST_IDLE:
+                    self._idle.append(link)
+                else:
+                    link.close()
+                return replies
+
+    def _ask(
+        self, link: Link, known: bool, payloads: Sequence[bytes], patience: float
+    ) -> list[Any]:
+        if known and not link.alive():
+            raise NotSent("the server had closed it")
+        link.bound(self._timeout + patience)
+        link.send(b"".join(payloads))
+        return [link.receive() for _ in payloads]
+
+    async def aexchange(self, payloads: Sequence[bytes], patience: float) -> list[Any]:
+        """`exchange`, without blocking the event loop."""
+        idle = self._channels.setdefault(asyncio.get_running_loop(), [])
+        channel = idle.pop() if idle else Channel(self._adial, self._timeout)
+        channel.timeout = self._timeout + patience
+        try:
+            replies = await asyncio.gather(*map(channel.exchange, payloads))
+        except BaseException:
+            await channel.aclose()
+            raise
+        if len(idle) < MOST_IDLE:
+            idle.append(channel)
+        else:
+            await channel.aclose()
+        return replies
+
+    def forget(self) -> None:
+        """In a forked child: drop the parent's connections without a word on them."""
+        self.close()
+        forks.immortalize(*(one for idle in self._channels.values() for one in idle))
+        self._channels = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    async def aclose(self) -> None:
+        """Close this event loop's idle connections."""
+        for channel in self._channels.pop(asyncio.get_running_loop(), ()):
+            await channel.aclose()
+
+
+class Node:
+    """One server.
+
+    Args:
+        dial: makes an unconnected blocking connection of redis-py.
+        adial: makes a connected asynchronous one.
+        timeout: seconds for a whole exchange.
+    """
+
+    def __init__(
+        self, dial: Callable[[], Dialled], adial: Callable[[], Awaitable[Any]], timeout: float
+    ) -> None:
+        self.dial = dial
+        self.timeout = timeout
+        self.links = Links(dial, timeout)
+        self.lanes = Lanes(dial, adial, timeout)
+        self._adial = adial
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = WeakKeyDictionary()
+
+    def exchange(self, payloads: Sequence[bytes], patience: float = 0.0) -> list[Any]:
+        """Send requests together and return their replies; errors of the server are returned.
+
+        Raises:
+            NotSent, redis.RedisError: nothing was executed.
+            ReplyLost: some may have executed.
+        """
+        if patience:
+            return self.lanes.exchange(payloads, patience)
+        if len(payloads) == 1:
+            return [self.links.exchange(payloads[0])]
+        return self.links.pipeline(payloads)
+
+    async def aexchange(self, payloads: Sequence[bytes], patience: float = 0.0) -> list[Any]:
+        """`exchange`, without blocking the event loop."""
+        if patience:
+            return await self.lanes.aexchange(payloads, patience)
+        channel = self.channel()
+        if len(payloads) == 1:
+            return [await channel.exchange(payloads[0])]
+        return await asyncio.gather(*map(channel.exchange, payloads))
+
+    def channel(self) -> Channel:
+        """The connection that the running event loop's tasks share."""
+        loop = asyncio.get_running_loop()
+        try:
+            return self._channels[loop]
+        except KeyError:
+            channel = self._channels[loop] = Channel(self._adial, self.timeout)
+            return channel
+
+    def forget(self) -> None:
+        """In a forked child: drop the parent's connections without a word on them."""
+        self.links.close()
+        self.lanes.forget()
+        forks.immortalize(*self._channels.values())
+        self._channels = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Close the blocking connections."""
+        self.links.close()
+        self.lanes.close()
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections, and the blocking ones."""
+        channel = self._channels.pop(asyncio.get_running_loop(), None)
+        if channel is not None:
+            await channel.aclose()
+        await self.lanes.aclose()
+        self.close()
