@@ -371,7 +371,7 @@ class Algorithm(Enum):
     SLIDING_LOG = "sliding log"  # at most limit in any span of one period; remembers each hit
 
 
-class Policy(Struct, frozen=True):
+class Policy(Struct, frozen=True, cache_hash=True):
     """One limit: `limit` units per `period` seconds; `burst` units at once (GCRA alone uses it)."""
 
     algorithm: Algorithm

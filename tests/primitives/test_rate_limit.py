@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anypod import ConfigurationError, State, StoreUnavailable
-from anypod.commands import Algorithm, Command
+from anypod.commands import Algorithm, Command, Policy
 from anypod.primitives import degraded
 from anypod.primitives.rate_limit import RateLimit, ahit_all, hit_all
 
@@ -202,6 +202,14 @@ def test_bad_options_are_refused(state: State) -> None:
         state.rate_limit("api", "3/hour; 3/hour")
     with pytest.raises(ConfigurationError, match="at least one"):
         state.rate_limit("api", [])
+    for policy in (
+        Policy(Algorithm.GCRA, 0, 60.0, 1),
+        Policy(Algorithm.GCRA, 1, 60.0, 0),
+        Policy(Algorithm.SLIDING_LOG, 1, 0.0, 1),
+        Policy(Algorithm.SLIDING_LOG, 1, math.nan, 1),
+    ):
+        with pytest.raises(ConfigurationError, match="from 1 on and seconds above 0"):
+            state.rate_limit("api", [policy])
     with pytest.raises(ConfigurationError, match="character"):
         state.rate_limit("api", "3/hour", overrides={"x": "3/fortnight"})
     with pytest.raises(ConfigurationError, match="needs replicas="):

@@ -162,12 +162,17 @@ class _Pacemaker:
         self._due: dict[Heartbeat, float] = {}
         self._changed = threading.Condition(threading.Lock())
         self._looks_at = 0.0  # when the thread, if it waits, looks again
+        self._shortest = (
+            LINGER  # of all there were: looking so often, it need not be woken for each
+        )
         self._thread: threading.Thread | None = None
 
     def add(self, heartbeat: Heartbeat) -> None:
         due = time.monotonic() + heartbeat.every
         with self._changed:
             self._due[heartbeat] = due
+            if heartbeat.every < self._shortest:
+                self._shortest = heartbeat.every
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="anypod-heartbeat", daemon=True
@@ -186,10 +191,10 @@ class _Pacemaker:
         with self._changed:
             while True:
                 now = time.monotonic()
-                due = lingering
+                due = now + self._shortest
                 if self._due:
                     heartbeat = min(self._due, key=self._due.__getitem__)
-                    due = self._due[heartbeat]
+                    due = min(due, self._due[heartbeat])
                     lingering = now + LINGER
                     if due <= now:
                         # Not forgotten while it beats: the next turn is set before this one is taken.

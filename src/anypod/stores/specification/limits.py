@@ -25,104 +25,121 @@ def policy_name(policy: Policy) -> str:
     return f"{policy.algorithm.value}:{policy.limit}:{micros(policy.period)}:{policy.burst}"
 
 
-@lru_cache(maxsize=4_096)
 def emission(policy: Policy) -> int:
     """Microseconds per unit under GCRA, rounded up: the limit is never exceeded by rounding."""
     return -(-micros(policy.period) // policy.limit)
 
 
-# Each function takes a policy's state and a cost and answers (admitted, new state, remaining, µs until all
-# capacity is back, µs until the cost would fit), the last three after what was admitted.
+# What a policy makes of its state and a cost: (admitted, new state, remaining, µs until all capacity is back,
+# µs until the cost would fit), the last three after what was admitted.
 _Answer = tuple[bool, list[int], int, int, float]
+_Count = Callable[[list[int], int, int], _Answer]
 
 
-def _gcra(policy: Policy, state: list[int], cost: int, now: int) -> _Answer:
+def _gcra(policy: Policy) -> _Count:
     unit = emission(policy)
     capacity = policy.burst * unit
-    arrival = max(state[0] if state else 0, now)
-    after = max(arrival + cost * unit, now)
-    admitted = after - now <= capacity or cost <= 0
-    stands = after if admitted else arrival
-    retry: float = 0
-    if not admitted:
+
+    def count(state: list[int], cost: int, now: int) -> _Answer:
+        arrival = state[0] if state and state[0] > now else now
+        after = arrival + cost * unit
+        if after < now:
+            after = now
+        if after - now <= capacity or cost <= 0:
+            left = capacity - after + now
+            return True, [after], left // unit if left > 0 else 0, after - now, 0
         retry = NEVER if cost > policy.burst else after - capacity - now
-    return admitted, [stands], max(0, capacity - (stands - now)) // unit, stands - now, retry
+        left = capacity - arrival + now
+        return False, [arrival], left // unit if left > 0 else 0, arrival - now, retry
+
+    return count
 
 
-def _fixed_window(policy: Policy, state: list[int], cost: int, now: int) -> _Answer:
-    period = micros(policy.period)
-    window = max(now // period, state[0] if state else 0)
-    count = state[1] if state and state[0] == window else 0
-    left = (window + 1) * period - now
-    admitted = count + cost <= policy.limit or cost <= 0
-    if admitted:
-        count = max(0, count + cost)
-    retry: float = 0
-    if not admitted:
-        retry = NEVER if cost > policy.limit else left
-    return admitted, [window, count], max(0, policy.limit - count), left if count else 0, retry
+def _fixed_window(policy: Policy) -> _Count:
+    period, limit = micros(policy.period), policy.limit
+
+    def count(state: list[int], cost: int, now: int) -> _Answer:
+        window, used = now // period, 0
+        if state and state[0] >= window:
+            window, used = state
+        left = (window + 1) * period - now
+        if used + cost <= limit or cost <= 0:
+            used = max(0, used + cost)
+            return True, [window, used], limit - used if used < limit else 0, left if used else 0, 0
+        retry = NEVER if cost > limit else left
+        return False, [window, used], max(0, limit - used), left if used else 0, retry
+
+    return count
 
 
-def _sliding_counter(policy: Policy, state: list[int], cost: int, now: int) -> _Answer:
-    period = micros(policy.period)
-    window = max(now // period, state[0] if state else 0)
-    count = state[1] if state and state[0] == window else 0
-    before = 0
-    if state:
-        before = state[2] if state[0] == window else state[1] if state[0] == window - 1 else 0
-    gone = max(0, now - window * period)
-    estimate = count + before * ((period - gone) / period)
-    admitted = estimate + cost <= policy.limit or cost <= 0
-    retry: float = 0
-    if admitted:
-        taken = max(0, count + cost)
-        estimate += taken - count
-        count = taken
-    elif cost > policy.limit:
-        retry = NEVER
-    elif count + cost <= policy.limit:
-        retry = math.ceil(period * (1 - (policy.limit - count - cost) / before)) - gone
-    else:
-        retry = period - gone
-        if count > policy.limit - cost:
-            retry += math.ceil(period * (1 - (policy.limit - cost) / count))
-    reset = 2 * period - gone if count else period - gone if before else 0
-    remaining = max(0, math.floor(policy.limit - estimate))
-    return admitted, [window, count, before], remaining, reset, max(0, retry)
+def _sliding_counter(policy: Policy) -> _Count:
+    period, limit = micros(policy.period), policy.limit
+
+    def count(state: list[int], cost: int, now: int) -> _Answer:
+        window = max(now // period, state[0] if state else 0)
+        used = state[1] if state and state[0] == window else 0
+        before = 0
+        if state:
+            before = state[2] if state[0] == window else state[1] if state[0] == window - 1 else 0
+        gone = max(0, now - window * period)
+        estimate = used + before * ((period - gone) / period)
+        admitted = estimate + cost <= limit or cost <= 0
+        retry: float = 0
+        if admitted:
+            taken = max(0, used + cost)
+            estimate += taken - used
+            used = taken
+        elif cost > limit:
+            retry = NEVER
+        elif used + cost <= limit:
+            retry = math.ceil(period * (1 - (limit - used - cost) / before)) - gone
+        else:
+            retry = period - gone
+            if used > limit - cost:
+                retry += math.ceil(period * (1 - (limit - cost) / used))
+        reset = 2 * period - gone if used else period - gone if before else 0
+        remaining = max(0, math.floor(limit - estimate))
+        return admitted, [window, used, before], remaining, reset, max(0, retry)
+
+    return count
 
 
-def _sliding_log(policy: Policy, state: list[int], cost: int, now: int) -> _Answer:
-    period = micros(policy.period)
-    log = [
-        (state[index], state[index + 1])
-        for index in range(0, len(state), 2)
-        if state[index] > now - period
-    ]
-    used = sum(taken for _, taken in log)
-    admitted = used + cost <= policy.limit or cost <= 0
-    retry: float = 0
-    if admitted:
-        if cost > 0:
-            log.append((now, cost))
-        back = -cost
-        while back > 0 and log:  # what is given back is what was taken last
-            moment, taken = log.pop()
-            if taken > back:
-                log.append((moment, taken - back))
-            back -= taken
+def _sliding_log(policy: Policy) -> _Count:
+    period, limit = micros(policy.period), policy.limit
+
+    def count(state: list[int], cost: int, now: int) -> _Answer:
+        log = [
+            (state[index], state[index + 1])
+            for index in range(0, len(state), 2)
+            if state[index] > now - period
+        ]
         used = sum(taken for _, taken in log)
-    elif cost > policy.limit:
-        retry = NEVER
-    else:
-        free = policy.limit - used
-        for moment, taken in log:
-            free += taken
-            if free >= cost:
-                retry = moment + period - now
-                break
-    flat = [number for entry in log for number in entry]
-    reset = log[-1][0] + period - now if log else 0
-    return admitted, flat, max(0, policy.limit - used), reset, retry
+        admitted = used + cost <= limit or cost <= 0
+        retry: float = 0
+        if admitted:
+            if cost > 0:
+                log.append((now, cost))
+            back = -cost
+            while back > 0 and log:  # what is given back is what was taken last
+                moment, taken = log.pop()
+                if taken > back:
+                    log.append((moment, taken - back))
+                back -= taken
+            used = sum(taken for _, taken in log)
+        elif cost > limit:
+            retry = NEVER
+        else:
+            free = limit - used
+            for moment, taken in log:
+                free += taken
+                if free >= cost:
+                    retry = moment + period - now
+                    break
+        flat = [number for entry in log for number in entry]
+        reset = log[-1][0] + period - now if log else 0
+        return admitted, flat, max(0, limit - used), reset, retry
+
+    return count
 
 
 _ALGORITHMS: Final = {
@@ -131,44 +148,51 @@ _ALGORITHMS: Final = {
     Algorithm.SLIDING_COUNTER: _sliding_counter,
     Algorithm.SLIDING_LOG: _sliding_log,
 }
+_NOTHING: Final[list[int]] = []
 
 
 @lru_cache(maxsize=4_096)
-def _counting(policy: Policy) -> tuple[str, Callable[[Policy, list[int], int, int], _Answer]]:
+def _counting(policy: Policy) -> tuple[str, _Count]:
     """The name under which a policy's state is kept, and how it counts."""
-    return policy_name(policy), _ALGORITHMS[policy.algorithm]
+    return policy_name(policy), _ALGORITHMS[policy.algorithm](policy)
 
 
 def _take(command: Take, table: Table, now: int) -> Taken:
     record = load(table, command.key, TakeRecord)
-    states = {} if record is None else record.policies
     cost = command.cost
-    admitted, longest = True, 0
-    answers: list[_Answer] = []
-    kept: dict[str, list[int]] = {}
-    for policy in command.policies:
-        name, count = _counting(policy)
-        answer = count(policy, states.get(name, []), cost, now)
-        answers.append(answer)
-        admitted = admitted and answer[0]
-        kept[name] = answer[1]
-        longest = max(longest, answer[3])
-    if not admitted:
+    if len(command.policies) == 1:  # as below, for the commonest case
+        name, count = _counting(command.policies[0])
+        state = _NOTHING if record is None else record.policies.get(name, _NOTHING)
+        admitted, after, remaining, reset, retry = count(state, cost, now)
+        if not admitted:
+            _, _, remaining, reset, _ = count(state, 0, now)
+        elif cost != 0:
+            if reset > 0:
+                table.save(command.key, TakeRecord({name: after}, now + reset))
+            elif record is not None:
+                table.remove(command.key)
+        return Taken(admitted, (Quota(remaining, reset / 1e6, retry / 1e6),))
+    states = {} if record is None else record.policies
+    counting = [_counting(policy) for policy in command.policies]
+    answers = [count(states.get(name, _NOTHING), cost, now) for name, count in counting]
+    if not all(answer[0] for answer in answers):
         # Nothing is taken anywhere; each policy says how it stands, and those that refused, until when.
-        quotas = []
-        for policy, refused in zip(command.policies, answers, strict=True):
-            name, count = _counting(policy)
-            stands = count(policy, states.get(name, []), 0, now)
-            quotas.append(Quota(stands[2], stands[3] / 1e6, refused[4] / 1e6))
-        return Taken(admitted=False, quotas=tuple(quotas))
+        standing = [count(states.get(name, _NOTHING), 0, now) for name, count in counting]
+        quotas = tuple(
+            Quota(stands[2], stands[3] / 1e6, refused[4] / 1e6)
+            for stands, refused in zip(standing, answers, strict=True)
+        )
+        return Taken(admitted=False, quotas=quotas)
     if cost != 0:
+        longest = max(answer[3] for answer in answers)
         if longest > 0:
+            kept = {name: answer[1] for (name, _), answer in zip(counting, answers, strict=True)}
             table.save(command.key, TakeRecord(kept, now + longest))
         elif record is not None:
             table.remove(command.key)
     return Taken(
         admitted=True,
-        quotas=tuple([Quota(answer[2], answer[3] / 1e6, 0.0) for answer in answers]),
+        quotas=tuple(Quota(answer[2], answer[3] / 1e6, 0.0) for answer in answers),
     )
 
 
