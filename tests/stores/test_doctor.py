@@ -124,7 +124,7 @@ def test_a_reader_that_keeps_the_log_open_is_found(
         assert isinstance(store.driver, SQLiteDriver)
         reader = store.driver._open()
         reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM records").fetchone()
+        reader.execute("SELECT count(*) FROM anypod_records").fetchone()
         for number in range(20):
             store.execute(Put(f"ap::map:m:s{number}", b"x" * 100_000))
         assert any("log has grown" in what for what in findings(capsys, file)[1])
@@ -149,7 +149,7 @@ def test_ping_and_what_cannot_be_reached(
 
 
 def test_postgres(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Migration" in answer(capsys, "migrate", postgres_url)[1]
+    assert "schema version" in answer(capsys, "migrate", postgres_url)[1]
     assert answer(capsys, "ping", postgres_url)[0] == 0
     code, found = findings(capsys, postgres_url)
     assert code == 1

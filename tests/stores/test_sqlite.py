@@ -8,16 +8,19 @@ import shutil
 import signal
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from anypod.commands import Add, Get, Put, Total
+from anypod.commands import Acquire, Add, Get, Publish, Put, Release, Total, mailbox
 from anypod.errors import ConfigurationError, RecordError, StoreUnavailable
 from anypod.stores import Capability, Store, open_store
 from anypod.stores.conformance.ground import Child, in_processes
+from anypod.stores.notices import GAP
 from anypod.stores.sqlite import SQLiteDriver, file_system
+from anypod.stores.sqlite.bell import HEARTBEAT
 from anypod.stores.sqlite.driver import WAL_CAP
 
 KEY = "ap:t:counter:hits:sx"
@@ -175,7 +178,7 @@ def test_expired_records_are_reaped_in_small_batches(store: Store) -> None:
     for _ in range(1_600):
         store.execute(Add(KEY))
     with sqlite3.connect(driver_of(store).path) as connection:
-        (left,) = connection.execute("SELECT count(*) FROM records").fetchone()
+        (left,) = connection.execute("SELECT count(*) FROM anypod_records").fetchone()
     connection.close()
     assert left == 1
 
@@ -202,7 +205,7 @@ def test_a_commit_that_fails_fails_all(store: Store) -> None:
     writer.executescript(
         "PRAGMA foreign_keys = ON; CREATE TABLE parents (id INTEGER PRIMARY KEY);"
         "CREATE TABLE orphans (id REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED);"
-        "CREATE TRIGGER poison AFTER INSERT ON records WHEN new.key = 'poison' "
+        "CREATE TRIGGER poison AFTER INSERT ON anypod_records WHEN new.key = 'poison' "
         "BEGIN INSERT INTO orphans VALUES (1); END"
     )
 
@@ -292,7 +295,7 @@ def test_a_file_of_a_newer_anypod(store: Store, url: str) -> None:
 def test_a_record_of_a_newer_format(store: Store) -> None:
     store.execute(Put(KEY, b"x"))
     with sqlite3.connect(driver_of(store).path) as connection:
-        connection.execute("UPDATE records SET body = CAST(x'07' || body AS BLOB)")
+        connection.execute("UPDATE anypod_records SET body = CAST(x'07' || body AS BLOB)")
     connection.close()
     with pytest.raises(RecordError, match=r"has format 07.*upgrade this process"):
         store.execute(Get(KEY))
@@ -329,3 +332,71 @@ def test_a_network_file_system_is_told_from_the_mounts(tmp_path: Path) -> None:
 def test_opening_touches_nothing(url: str, tmp_path: Path) -> None:
     with open_store(url):
         assert list(tmp_path.iterdir()) == []
+
+
+# --- the bell
+
+
+def test_a_writer_that_dies_before_it_rings_delays_by_a_heartbeat(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is waited for is in the file: whoever waits looks by itself, also when nobody rings."""
+    key = "ap:t:lock:l:sx"
+    token = store.execute(Acquire(key, "one", 60)).token
+    assert token is not None
+    store.execute(Acquire(key, "two", 60, patience=60))
+    driver = driver_of(store)
+    monkeypatch.setattr(driver._bell, "ring", lambda: None)
+    waits = threading.Event()
+    look = driver._take_mail
+
+    def looked(mailbox: str) -> int | None:
+        found = look(mailbox)
+        waits.set()
+        return found
+
+    monkeypatch.setattr(driver, "_take_mail", looked)
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(store.receive(mailbox(key, "two"), 30)))
+    thread.start()
+    assert waits.wait(10)
+    store.execute(Release(key, token))
+    thread.join(10 * HEARTBEAT)
+    assert told == [True]
+
+
+def test_pipes_of_dead_processes_are_removed(store: Store) -> None:
+    def work() -> None:
+        store.receive("nobody#here", 0.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = os.fork()
+    if process == 0:
+        work()
+        os._exit(0)
+    os.waitpid(process, 0)
+    folder = Path(driver_of(store).path + "-wake")
+    assert len(list(folder.iterdir())) == 1
+    store.execute(Publish("channel", b"x"))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_listener_that_was_away_too_long_is_told_of_the_gap(store: Store) -> None:
+    listener = store.driver.listen("channel")
+    store.execute(Publish("channel", b"in time"))
+    assert listener.get(10) == b"in time"
+    store.execute(Publish("channel", b"missed"))
+    store.driver.clock_offset += 61
+    driver_of(store).reap()
+    assert listener.get(10) is GAP
+    store.execute(Publish("channel", b"afterwards"))
+    assert listener.get(10) == b"afterwards"
+    assert listener.get(0.0) is None
+
+
+def test_a_bell_that_is_closed_leaves_nothing(store: Store) -> None:
+    assert not store.receive("nobody#here", 0.0)
+    folder = Path(driver_of(store).path + "-wake")
+    assert len(list(folder.iterdir())) == 1
+    store.close()
+    assert list(folder.iterdir()) == []

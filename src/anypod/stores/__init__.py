@@ -199,6 +199,17 @@ class Store:
         except self._errors as failure:
             raise self.wrapped(failure, Get(mailbox)) from failure
 
+    def bind(self, connection: object) -> Store:
+        """This store, inside the transaction that is open on the caller's connection.
+
+        Args:
+            connection: of psycopg, sqlite3, SQLAlchemy or Django, as the store's engine allows.
+
+        Raises:
+            ConfigurationError: this engine cannot take part in a transaction on it.
+        """
+        return Store(self.driver.bind(connection), url=self.url, namespace=self.namespace)
+
     def wrapped(self, failure: Exception, command: Command[Any]) -> StoreError:
         """The driver's error as one of anypod's, naming the store and the command but not the key."""
         if isinstance(failure, BreakerOpen):

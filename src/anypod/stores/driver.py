@@ -60,6 +60,13 @@ class Driver(Protocol):
     def listen(self, channel: str) -> Subscription:
         """Listen to a channel, on a connection of its own; in force when this returns."""
 
+    def bind(self, connection: object) -> Driver:
+        """A driver whose commands are part of the transaction that is open on the caller's connection.
+
+        Raises:
+            ConfigurationError: this engine cannot take part in a transaction on it.
+        """
+
     def classify(self, failure: Exception) -> type[StoreError]:
         """Say what a raised error means: `StoreUnavailable`, `OutcomeUnknown` or `RecordError`."""
 

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from anypod.commands import Command
-from anypod.errors import RecordError, StoreError
-from anypod.stores.driver import Capability
+from anypod.errors import ConfigurationError, RecordError, StoreError
+from anypod.stores.driver import Capability, Driver
 from anypod.stores.notices import QueueSubscription, Subscription
 from anypod.stores.specification import Record, WrongRecord, execute
 
@@ -172,6 +172,17 @@ class MemoryDriver:
         listener = QueueSubscription(listeners.discard)
         listeners.add(listener)
         return listener
+
+    def bind(self, connection: object) -> Driver:
+        """Memory takes part in nobody's transaction.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"memory cannot take part in a transaction of {type(connection).__qualname__}; keep what must "
+            f"commit together in one database: postgresql:// or sqlite://"
+        )
 
     def classify(self, failure: Exception) -> type[StoreError]:  # noqa: ARG002
         """The only error of a dict is a record of the wrong kind."""

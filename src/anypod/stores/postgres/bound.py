@@ -237,6 +237,10 @@ class BoundDriver:
         """Listen to a channel, outside the transaction."""
         return self._parent.listen(channel)
 
+    def bind(self, connection: object) -> BoundDriver:
+        """The same, on another connection."""
+        return BoundDriver(connection, self._parent)
+
     def classify(self, failure: Exception) -> type[StoreError]:
         """What a raised error means; a lost connection has taken its transaction with it."""
         return self._parent.classify(failure)

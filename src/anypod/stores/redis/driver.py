@@ -10,9 +10,15 @@ import hiredis
 import redis
 
 from anypod.commands import Command, Get, Inspect, Scan, Total
-from anypod.errors import OutcomeUnknown, RecordError, StoreError, StoreUnavailable
+from anypod.errors import (
+    ConfigurationError,
+    OutcomeUnknown,
+    RecordError,
+    StoreError,
+    StoreUnavailable,
+)
 from anypod.stores import forks
-from anypod.stores.driver import Capability
+from anypod.stores.driver import Capability, Driver
 from anypod.stores.notices import Subscription
 from anypod.stores.redis.codec import CODECS, Codec, request
 from anypod.stores.redis.faults import READABLE, NotReplicated, ReplyLost
@@ -176,6 +182,17 @@ class RedisDriver:
     def ask(self, payload: bytes) -> Any:
         """The reply to a request of the doctor's; a server's error is returned, not raised."""
         return self._exchange(payload)
+
+    def bind(self, connection: object) -> Driver:
+        """Redis takes part in nobody's transaction.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"Redis cannot take part in a transaction of {type(connection).__qualname__}; keep what must "
+            f"commit together in one database: postgresql:// or sqlite://"
+        )
 
     # --- errors
 

@@ -65,14 +65,14 @@ def _size(path: str) -> int:
 
 
 def _expired(driver: SQLiteDriver) -> int:
-    statement = "SELECT count(*) FROM records WHERE deadline <= ?"
+    statement = "SELECT count(*) FROM anypod_records WHERE deadline <= ?"
     return int(driver.ask(statement, driver.now())[0][0])
 
 
 def statistics(driver: SQLiteDriver) -> Statistics:
     """Numbers about the file."""
     records, counters, expiring = driver.ask(
-        "SELECT count(*), count(number), count(deadline) FROM records"
+        "SELECT count(*), count(number), count(deadline) FROM anypod_records"
     )[0]
     pages = driver.ask("PRAGMA page_count")[0][0]
     return {

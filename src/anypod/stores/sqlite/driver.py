@@ -29,6 +29,7 @@ from anypod.stores.notices import Notice, Subscription
 from anypod.stores.specification import WrongRecord, execute
 from anypod.stores.specification.records import deadline_after, end_of_window
 from anypod.stores.sqlite.bell import Bell
+from anypod.stores.sqlite.bound import BoundDriver
 from anypod.stores.sqlite.gate import Gate
 from anypod.stores.sqlite.group import GroupWorker
 from anypod.stores.sqlite.listener import ChannelSubscription
@@ -48,7 +49,7 @@ from anypod.stores.sqlite.rows import (
 R = TypeVar("R")
 
 APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 WAL_CAP: Final = 32 * 1024 * 1024  # bytes
 LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
 REAP_EVERY: Final = 512  # writes
@@ -208,6 +209,18 @@ class SQLiteDriver:
         if rows.rings:
             self._bell.ring()
         return replies
+
+    def bind(self, connection: object) -> BoundDriver:
+        """A driver that runs its commands inside the transaction that is open on `connection`.
+
+        Args:
+            connection: a sqlite3 connection, a SQLAlchemy Session or Connection on SQLite, or Django's
+                connection inside `atomic`, to a database of the caller's.
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        return BoundDriver(connection, self)
 
     # --- notifications
 

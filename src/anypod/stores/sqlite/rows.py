@@ -9,33 +9,41 @@ from anypod.stores.specification import CounterRecord, Record, decode_record, en
 
 PAGE: Final = 4096  # bytes
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS records (
+TABLES: Final = (
+    """
+CREATE TABLE IF NOT EXISTS anypod_records (
     key TEXT NOT NULL UNIQUE,
     number INTEGER,   -- the value of a counter; NULL for every other record
     body BLOB,        -- any other record: a format byte and MessagePack
     deadline INTEGER  -- µs of the store's clock; NULL is never
-);
-CREATE INDEX IF NOT EXISTS deadlines ON records (deadline) WHERE deadline IS NOT NULL;
-CREATE TABLE IF NOT EXISTS mail (id INTEGER PRIMARY KEY, mailbox TEXT NOT NULL, deadline INTEGER);
-CREATE INDEX IF NOT EXISTS mailboxes ON mail (mailbox);
-CREATE TABLE IF NOT EXISTS events (  -- a number is never given twice, also when events are reaped
+)""",
+    """
+CREATE INDEX IF NOT EXISTS anypod_deadlines ON anypod_records (deadline)
+    WHERE deadline IS NOT NULL""",
+    """
+CREATE TABLE IF NOT EXISTS anypod_mail (
+    id INTEGER PRIMARY KEY, mailbox TEXT NOT NULL, deadline INTEGER
+)""",
+    "CREATE INDEX IF NOT EXISTS anypod_mailboxes ON anypod_mail (mailbox)",
+    """
+CREATE TABLE IF NOT EXISTS anypod_events (  -- a number is never given twice, also when events are reaped
     number INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT NOT NULL, message BLOB, deadline INTEGER
-);
-"""
-LOAD: Final = "SELECT number, body, deadline FROM records WHERE key = ?"
+)""",
+)
+SCHEMA: Final = "".join(f"{table};\n" for table in TABLES)
+LOAD: Final = "SELECT number, body, deadline FROM anypod_records WHERE key = ?"
 SAVE: Final = (
-    "INSERT INTO records (key, number, body, deadline) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
+    "INSERT INTO anypod_records (key, number, body, deadline) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
     "SET number = excluded.number, body = excluded.body, deadline = excluded.deadline"
 )
 WALK: Final = (
-    "SELECT key, number, body, deadline FROM records WHERE key >= ? AND key > ? AND key < ? "
+    "SELECT key, number, body, deadline FROM anypod_records WHERE key >= ? AND key > ? AND key < ? "
     "AND (deadline IS NULL OR deadline > ?) ORDER BY key LIMIT ?"
 )
-REMOVE: Final = "DELETE FROM records WHERE key = ?"
+REMOVE: Final = "DELETE FROM anypod_records WHERE key = ?"
 # Nothing is returned, and nothing changed, when a bound or another kind of record is in the way.
 ADD: Final = """
-INSERT INTO records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET
+INSERT INTO anypod_records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET
     number = iif(deadline <= ?4, ?2, number + ?2),
     deadline = iif(deadline <= ?4, ?3, deadline),
     body = NULL
@@ -44,20 +52,18 @@ RETURNING number
 """
 REAP: Final = tuple(
     f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE deadline <= ? LIMIT ?)"  # noqa: S608  # our own names
-    for table in ("records", "mail", "events")
+    for table in ("anypod_records", "anypod_mail", "anypod_events")
 )
-NOTIFY: Final = "INSERT INTO mail (mailbox, deadline) VALUES (?, ?)"
-PUBLISH: Final = "INSERT INTO events (channel, message, deadline) VALUES (?, ?, ?)"
-LOOK: Final = "SELECT id FROM mail WHERE mailbox = ? LIMIT 1"
-TAKE: Final = (
-    "DELETE FROM mail WHERE id = (SELECT id FROM mail WHERE mailbox = ? LIMIT 1) RETURNING id"
-)
+NOTIFY: Final = "INSERT INTO anypod_mail (mailbox, deadline) VALUES (?, ?)"
+PUBLISH: Final = "INSERT INTO anypod_events (channel, message, deadline) VALUES (?, ?, ?)"
+LOOK: Final = "SELECT id FROM anypod_mail WHERE mailbox = ? LIMIT 1"
+TAKE: Final = "DELETE FROM anypod_mail WHERE id = (SELECT id FROM anypod_mail WHERE mailbox = ? LIMIT 1) RETURNING id"
 # The last number that was given; the first event that is left; the next of the channel and its message.
 NEXT: Final = """
-SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'), (SELECT min(number) FROM events),
+SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'anypod_events'), (SELECT min(number) FROM anypod_events),
        number, message
 FROM (SELECT 1) LEFT JOIN (
-    SELECT number, message FROM events WHERE channel = ? AND number > ? ORDER BY number LIMIT 1
+    SELECT number, message FROM anypod_events WHERE channel = ? AND number > ? ORDER BY number LIMIT 1
 )
 """
 FORGOTTEN_AFTER: Final = 60_000_000  # µs for which a notification or message waits for its reader
