@@ -57,7 +57,7 @@ def test_a_broken_exchange_is_told_as_it_is(postgres_url: str) -> None:
 
     def through(proxy: FaultProxy) -> Store:
         observer.proxy = proxy
-        return open_store(proxy.url(postgres_url) + "?timeout=0.2&application_name=through")
+        return open_store(proxy.url(postgres_url) + "?timeout=0.5&application_name=through")
 
     upstream = ("127.0.0.1", urlsplit(postgres_url).port or 0)
     with psycopg.connect(postgres_url, autocommit=True) as observer.watch:

@@ -285,6 +285,41 @@ def test_when_all_connections_are_busy_the_wait_ends_and_says_why(postgres_url: 
         assert store.execute(c.Total(key)) == 1
 
 
+def test_commands_that_wait_for_a_lock_do_not_hold_up_an_event_loop(
+    new_postgres_url: Callable[[], str],
+) -> None:
+    url = new_postgres_url()
+    held = [fresh() for _ in range(3)]
+
+    async def work(store: Store, commit: Callable[[], None]) -> None:
+        waiting = []
+        for number, key in enumerate(held, 1):
+            waiting.append(asyncio.ensure_future(store.aexecute(c.Add(key))))
+            await asyncio.to_thread(_until_waiting, url, number)
+        assert (await store.aexecute(c.Add(fresh()))).value == 1
+        assert not any(one.done() for one in waiting)
+        commit()
+        assert [(await one).value for one in waiting] == [2] * 3
+        await store.aclose()
+
+    with open_store(url + "?timeout=60") as store, psycopg.connect(url) as holder:
+        for key in held:
+            Store(driver_of(store).bind(holder), url="bound").execute(c.Add(key))
+        asyncio.run(work(store, holder.commit))
+
+
+def _until_waiting(url: str, count: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def waiting() -> bool:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+            ).fetchone()
+            return row == (count,)
+
+        wait_until(waiting, f"{count} sessions that wait for a lock")
+
+
 def test_commands_on_several_rows_do_not_deadlock(store: Store) -> None:
     """Additions with operation ids touch two rows each; in any order, from any side."""
     keys = [fresh() for _ in range(3)]

@@ -391,6 +391,8 @@ class PostgresDriver:
         try:
             await self._acarry_out(lanes, _REAP, parameters)
         except psycopg.Error as failure:
+            if lanes.closed:
+                return
             log.warning("%s: could not reap what has expired: %s", self.address.place, failure)
 
     def reap(self, limit: int = 1000) -> int:

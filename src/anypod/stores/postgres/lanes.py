@@ -26,6 +26,8 @@ from anypod.stores.postgres.binary import Function
 from anypod.stores.postgres.link import Link, Outcome, Unanswered, Unsent
 
 AT_ONCE: Final = 32  # commands under way on one lane: who is behind a waiting one waits with it
+FEW: Final = 2  # lanes that are opened as soon as there is work; in a few, commands travel together
+STALL: Final = 0.01  # seconds without any progress after which one more lane is opened
 LONGEST_QUEUE: Final = 10_000  # commands that wait for a lane
 
 _Request = tuple[Function, list[bytes | None], "asyncio.Future[Outcome]", float]
@@ -40,7 +42,7 @@ class _Lane:
         self._loop = owner.loop
         self._waiters: deque[asyncio.Future[Outcome]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._progress = 0.0
+        self.progress = 0.0
         self._writing = False
         self._watched = True
         self._loop.add_reader(link.socket, self._readable)
@@ -51,7 +53,7 @@ class _Lane:
 
     def carry(self, requests: list[_Request]) -> None:
         """Send these commands."""
-        self._progress = self._loop.time()
+        self.progress = self._loop.time()
         for place, (function, parameters, waiter, _) in enumerate(requests):
             try:
                 self.link.send(function, parameters)
@@ -88,7 +90,7 @@ class _Lane:
         for outcome in outcomes:
             _settle(self._waiters.popleft(), outcome)
         if outcomes:
-            self._progress = self._loop.time()
+            self.progress = self._loop.time()
         link = self.link
         if link.broken or (link.retired and self.idle):
             self.close()
@@ -101,7 +103,7 @@ class _Lane:
         self._timer = None
         if self.idle:
             return
-        due = self._progress + self._owner.timeout
+        due = self.progress + self._owner.timeout
         if self._loop.time() >= due:
             self._finish(self.link.abort("no reply within the timeout", Unanswered))
         else:
@@ -148,7 +150,8 @@ class Lanes:
         self._opening: asyncio.Task[None] | None = None
         self._dispatching = False
         self._sweep: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._growth: asyncio.TimerHandle | None = None
+        self.closed = False
 
     async def carry_out(
         self, function: Function, parameters: list[bytes | None], deadline: float
@@ -163,10 +166,10 @@ class Lanes:
         Raises:
             ConfigurationError: the schema is missing, or this role may not use it.
         """
-        if self._closed or len(self._queue) >= LONGEST_QUEUE:
+        if self.closed or len(self._queue) >= LONGEST_QUEUE:
             return Unsent(
                 "the store was closed"
-                if self._closed
+                if self.closed
                 else f"{LONGEST_QUEUE:,} commands are waiting for a connection already"
             )
         waiter: asyncio.Future[Outcome] = self.loop.create_future()
@@ -191,12 +194,28 @@ class Lanes:
             requests = self._due(min(AT_ONCE, -(-len(self._queue) // (len(idle) + 1))))
             if requests:
                 lane.carry(requests)
-        if not self._queue or self._closed:
+        if not self._queue or self.closed:
             return
-        if self._opening is None and len(self._lanes) < self._size:
-            self._opening = self.loop.create_task(self._open())
+        if len(self._lanes) < FEW:
+            self._open_one()
+        elif self._growth is None:
+            self._growth = self.loop.call_later(STALL, self._grow)
         if self._sweep is None:
             self._sweep = self.loop.call_at(self._queue[0][3], self._sweep_queue)
+
+    def _open_one(self) -> None:
+        if self._opening is None and len(self._lanes) < self._size:
+            self._opening = self.loop.create_task(self._open())
+
+    def _grow(self) -> None:
+        """Open one more lane if those that there are all wait for something."""
+        self._growth = None
+        if not self._queue or self.closed or len(self._lanes) >= self._size:
+            return
+        now = self.loop.time()
+        if all(lane.progress < now - STALL for lane in self._lanes):
+            self._open_one()
+        self._growth = self.loop.call_later(STALL, self._grow)
 
     def lost(self, lane: _Lane) -> None:
         """A lane has ended."""
@@ -239,7 +258,7 @@ class Lanes:
                     elif not waiter.done():
                         waiter.set_exception(failure)
         else:
-            if self._closed:
+            if self.closed:
                 link.close()
             else:
                 self._lanes.append(_Lane(link, self))
@@ -253,11 +272,12 @@ class Lanes:
 
     def close(self) -> None:
         """End every session; from the loop's own thread, or after the loop has ended."""
-        self._closed = True
+        self.closed = True
         gone = self.loop.is_closed()
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
+        for timer in (self._sweep, self._growth):
+            if timer is not None:
+                timer.cancel()
+        self._sweep = self._growth = None
         if self._opening is not None and not gone:
             self._opening.cancel()
         for lane in tuple(self._lanes):

@@ -13,15 +13,17 @@ DECLARE
     slot CONSTANT bigint := hashtextextended(p_key, 7020661747);
     mine text;
     most integer;
+    done boolean;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(slot) THEN
+        -- Assignments rather than statements: this is the path of those who queue for a busy key.
         mine := current_setting('lock_timeout');
-        most := extract(epoch FROM mine::interval) * 1000;
+        most := CASE mine WHEN '0' THEN 0 ELSE extract(epoch FROM mine::interval) * 1000 END;
         IF most = 0 OR most > p_wait THEN
-            PERFORM set_config('lock_timeout', p_wait::text, true);
+            done := set_config('lock_timeout', p_wait::text, true) IS NULL;
         END IF;
-        PERFORM pg_advisory_xact_lock(slot);
-        PERFORM set_config('lock_timeout', mine, true);
+        done := pg_advisory_xact_lock(slot) IS NULL;
+        done := set_config('lock_timeout', mine, true) IS NULL;
     END IF;
     RETURN (date_part('epoch', clock_timestamp()) * 1000000)::bigint + p_offset;
 END
