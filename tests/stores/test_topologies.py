@@ -21,6 +21,7 @@ from tests.servers import (
     wait_until,
 )
 
+from anypod.cli import main
 from anypod.commands import Acquire, Add, Publish, Put, Release, Scan, Total, mailbox
 from anypod.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from anypod.stores import Store, open_store
@@ -226,6 +227,23 @@ def test_a_cluster_without_nodes(redis_cluster: Cluster) -> None:
         open_store(nobody) as store,
         pytest.raises(StoreUnavailable, match="no node of the cluster"),
     ):
+        store.execute(Add(KEY))
+
+
+def test_the_doctor_finds_slots_without_an_owner(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slot = key_slot(KEY.encode())
+    url = f"redis+cluster://{cluster.hosts}"
+    assert main(["store", "doctor", url]) == 0
+    for node in cluster.nodes:
+        cluster.ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    for node in cluster.nodes:
+        cluster.ask(node, "CLUSTER", "DELSLOTS", slot)
+    capsys.readouterr()
+    assert main(["store", "doctor", url]) == 1
+    assert "1 of the cluster's 16384 slots have no owner" in capsys.readouterr().out
+    with open_store(url) as store, pytest.raises(StoreUnavailable, match="slot"):
         store.execute(Add(KEY))
 
 

@@ -44,6 +44,7 @@ def examine(driver: RedisDriver) -> Iterator[Finding]:
         )
         return
     yield from _version(info)
+    yield from _coverage(driver)
     yield from _role(info)
     yield from _eviction(info, _setting(driver, "maxmemory-policy"))
     yield from _persistence(info, _setting(driver, "save"), _setting(driver, "appendfsync"))
@@ -56,6 +57,15 @@ def _version(info: dict[str, str]) -> Iterator[Finding]:
         yield error(f"{name} {version} is too old", "anypod needs Redis 6.2 or newer, or Valkey")
     else:
         yield fine(f"{name} {version}, {info.get('redis_mode', 'standalone')}")
+
+
+def _coverage(driver: RedisDriver) -> Iterator[Finding]:
+    missing = driver.uncovered()
+    if missing:
+        yield error(
+            f"{missing} of the cluster's 16384 slots have no owner: what belongs there cannot be used",
+            "redis-cli --cluster fix, or bring the failed nodes back",
+        )
 
 
 def _role(info: dict[str, str]) -> Iterator[Finding]:

@@ -183,6 +183,10 @@ class RedisDriver:
         """The reply to a request of the doctor's; a server's error is returned, not raised."""
         return self._exchange(payload)
 
+    def uncovered(self) -> int:
+        """How many slots of a cluster nobody has; one server has them all."""
+        return 0
+
     def bind(self, connection: object) -> Driver:
         """Redis takes part in nobody's transaction.
 
