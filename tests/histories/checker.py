@@ -13,6 +13,7 @@ Invariants:
     - a history that is linearizable is never called violated, whatever the model leaves open;
     - an operation whose outcome is unknown may take place at any later moment or never. It is tried only
       after those that are known, and of several equal ones only the first;
+    - one that is revocable takes place as it was replied, or never;
     - a search that passes its bound answers `UNDECIDED`, never a guess.
 """
 
@@ -120,12 +121,16 @@ def _events(known: Sequence[Operation]) -> _Event:
     return head
 
 
+def _optional(operation: Operation) -> bool:
+    return operation.reply is UNKNOWN or operation.revocable
+
+
 class _Search:
     def __init__(self, model: Model, operations: Iterable[Operation]) -> None:
         ordered = sorted(operations, key=lambda operation: operation.called)
-        self.known = [operation for operation in ordered if operation.reply is not UNKNOWN]
-        self.pending = [operation for operation in ordered if operation.reply is UNKNOWN]
-        self.alike = [repr(operation.command) for operation in self.pending]
+        self.known = [operation for operation in ordered if not _optional(operation)]
+        self.pending = [operation for operation in ordered if _optional(operation)]
+        self.alike = [repr((operation.command, operation.reply)) for operation in self.pending]
         self.model = model
         self.head = _events(self.known)
         self.placed: list[_Event | int] = []  # the event of a known call, or the index of a pending

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +72,7 @@ class Operation:
         reply: what was answered, or `UNKNOWN`.
         called: µs, before it left.
         returned: µs, after the reply came; None if none did.
+        revocable: it happened as replied, but may have been lost since, with the server that replied.
     """
 
     caller: str
@@ -79,6 +80,7 @@ class Operation:
     reply: Any
     called: int
     returned: int | None
+    revocable: bool = False
 
     @property
     def earliest(self) -> int:
@@ -92,7 +94,11 @@ class Operation:
 
     def forgotten(self) -> Operation:
         """The same call, without what is known of its outcome."""
-        return Operation(self.caller, self.command, UNKNOWN, self.called, None)
+        return replace(self, reply=UNKNOWN, returned=None)
+
+    def revoked(self) -> Operation:
+        """The same operation, which may have been lost after it was acknowledged."""
+        return replace(self, revocable=True)
 
     def __str__(self) -> str:
         until = "" if self.returned is None else str(self.returned)

@@ -196,3 +196,12 @@ def test_two_who_are_sure_of_one_lock() -> None:
     assert len(overlaps((first, Holding("k", 6, 150, 300)))) == 1
     assert len(overlaps((second, Holding("k", 9, 100, 200)))) == 1, "a larger token held earlier"
     assert overlaps((first, Holding("another", 6, 150, 300))) == []
+
+
+def test_what_is_revocable_happened_as_replied_or_is_lost() -> None:
+    kept, risked = op(Add(KEY), added(1), 0, 1), op(Add(KEY), added(2), 2, 3).revoked()
+    for total in (1, 2):
+        assert verdict(kept, risked, op(Total(KEY), total, 4, 5)) is Verdict.LINEARIZABLE
+    assert verdict(kept, risked, op(Total(KEY), 3, 4, 5)) is Verdict.VIOLATED
+    other = op(Add(KEY), added(7), 2, 3).revoked()
+    assert verdict(kept, other, op(Total(KEY), 2, 4, 5)) is Verdict.VIOLATED
