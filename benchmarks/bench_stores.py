@@ -22,9 +22,10 @@ from anypod.testing import FaultProxy
 from benchmarks.harness import Contest, Fact, Faster, Side, Skipped, Within, statement
 
 try:
+    import psycopg
     import redis
     import redis.asyncio
-    from tests.servers import executable, start_redis
+    from tests.servers import executable, postgres_address, start_postgres, start_redis
 except ModuleNotFoundError as missing:
     raise Skipped(f"{missing.name} is not installed (requirements/dev.txt)") from missing
 
@@ -49,6 +50,9 @@ def contests() -> Iterator[Contest | Fact]:
         stack.callback(server.stop)
         yield from redis_alone(server.port)
         yield from redis_async(server.port)
+        database = start_postgres("synchronous_commit=off")
+        stack.callback(database.stop)
+        yield from postgres(postgres_address(database))
 
 
 def fixed(figure: float) -> Side:
@@ -93,8 +97,8 @@ def bare_step(path: Path, clock: Any = time.perf_counter) -> Side:
 def sqlite_alone(folder: Path) -> Iterator[Contest]:
     with open_store(f"sqlite:///{folder}/alone.db") as store:
         yield Contest(
-            "SQLite: increment, one process", stepping(store),
-            {"bare upsert, same settings": bare_step(folder / "bare.db")},
+            "SQLite: increment, one process", stepping(store, time.process_time),
+            {"bare upsert, same settings": bare_step(folder / "bare.db", time.process_time)},
             {"bare upsert, same settings": Within(1.6)},
         )  # fmt: skip
 
@@ -243,3 +247,36 @@ def redis_async(port: int) -> Iterator[Contest]:
         )  # fmt: skip
         runner.run(store.aclose())
         runner.run(theirs.aclose())
+
+
+# --- PostgreSQL
+
+
+def postgres(url: str) -> Iterator[Contest | Fact]:
+    with open_store(url) as store, psycopg.connect(url, autocommit=True) as client:
+        client.execute("CREATE TABLE counters (key text PRIMARY KEY, value bigint NOT NULL)")
+        upsert = (
+            "INSERT INTO counters AS c (key, value) VALUES (%s, 1) "
+            "ON CONFLICT (key) DO UPDATE SET value = c.value + 1 RETURNING value"
+        )
+        cursor = client.cursor()
+        theirs = statement(
+            "execute(sql, ('k',), prepare=True).fetchone()",
+            clock=time.perf_counter,
+            execute=cursor.execute,
+            sql=upsert,
+        )
+        yield Contest(
+            "PostgreSQL: increment",
+            stepping(store),
+            {"psycopg, prepared upsert": theirs},
+            {"psycopg, prepared upsert": Within(1.3)},
+        )
+    host, port = "127.0.0.1", int(url.rpartition(":")[2].partition("/")[0])
+    with FaultProxy(host, port) as proxy, open_store(proxy.url(url)) as store:
+        store.execute(STEP)
+        store.execute(STEP)
+        before = proxy.exchanges
+        for _ in range(100):
+            store.execute(STEP)
+        yield Fact("  exchanges per increment", (proxy.exchanges - before) / 100, 1.0)
