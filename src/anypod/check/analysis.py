@@ -285,7 +285,7 @@ class Analysis:
             if kind in {"if", "else", "while"}:
                 yield kind, body.tests[payload][0]
             elif kind == "with":
-                yield kind, payload
+                yield kind, payload[0]
             elif kind == "try":
                 for one in payload:
                     yield kind, one

@@ -109,6 +109,8 @@ class Resolver(Names):
                 found.append((("X", place, f"{one[1]}().{name}"),))
         if not any(o[0] in "IDYJ" for o in held):
             found.append((("U", place, name),))
+            if place[1] == ("app",) and not place[2]:
+                found.append((("X", place, f"app.{name}"),))
         return union(*found)
 
     def instance_method(self, instance: Obj, place: Obj, name: str) -> Objects:
@@ -203,14 +205,28 @@ class Resolver(Names):
         if kind == "F":
             return self._returned(frame, index, callee)
         if kind == "C":
-            return (("I", callee[1], self.note(("r", index), frame)),)
+            return self._constructed(frame, index, callee)
         if kind == "E":
             return self.external_result(frame, index, callee[1])
         if kind in "BU":
             return self.container_result(frame, index, callee)
+        if kind == "X" and callee[2].endswith("__new__") and frame.function.cls:
+            return (("I", (frame.function.module, frame.function.cls), -1),)
         if kind == "X":
             return (("Q", "data"),) if callee[2].startswith("request") else (("J", callee[2]),)
         return ()
+
+    def _constructed(self, frame: Frame, index: int, callee: Obj) -> Objects:
+        """A new instance, or the one that `__new__` keeps."""
+        method = self.method(callee[1], "__new__")
+        if method is not None and self._depth < 24:
+            self._depth += 1
+            kept = self.apply(("F", method[1].key, callee, -1), (), startup=True)
+            self._depth -= 1
+            kept = tuple(o for o in kept if o[0] == "P")
+            if kept:
+                return kept
+        return (("I", callee[1], self.note(("r", index), frame)),)
 
     def _returned(self, frame: Frame, index: int, callee: Obj) -> Objects:
         if self._depth > 24:

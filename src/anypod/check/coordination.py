@@ -63,15 +63,14 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
         for number, (_, kind, payload) in enumerate(body.contexts):
             if kind != "with":
                 continue
-            for place in _locks_in(analysis, payload, frame):
+            for place in _locks_in(analysis, payload[0], frame):
                 inside = [
                     c
                     for c in range(len(body.calls))
                     if _is_within(body.contexts, body.calls[c][CALL_CONTEXT], number)
                 ]
                 if _has_shared_effect(analysis, frame, inside):
-                    line, column = _line_of(frame, payload, inside)
-                    yield _lock(analysis, frame, line, column, place)
+                    yield _lock(analysis, frame, payload[1], 0, place)
     for external in analysis.externals:
         if external.dotted.removesuffix("().acquire") not in LOCKS or external.receiver is None:
             continue
@@ -111,17 +110,6 @@ def _is_within(contexts: list[tuple[int, str, object]], context: int, number: in
             return True
         context = contexts[context][0]
     return False
-
-
-def _line_of(frame: Frame, payload: Value, inside: list[int]) -> tuple[int, int]:
-    if payload[0] == "r":
-        call = frame.function.body.calls[payload[1]]
-        return call[3], call[4]
-    # The manager is a plain name: its line is the one above the first statement inside.
-    first = min(
-        (frame.function.body.calls[i][CALL_LINE] for i in inside), default=frame.function.line + 1
-    )
-    return first - 1, 0
 
 
 def _has_shared_effect(analysis: Analysis, frame: Frame, inside: object) -> bool:

@@ -128,6 +128,8 @@ class EntryPoints:
         """What FastAPI's `Depends(…)` gives, as a default or inside `Annotated[…]`."""
         if value is None:
             return ()
+        if value[0] == "n":
+            value, frame = self._alias(value, frame)
         for inner in walk(value):
             if inner[0] == "s":
                 return ()
@@ -147,6 +149,22 @@ class EntryPoints:
                 found.extend(self._provided(one))
             return tuple(found)
         return ()
+
+    def _alias(self, value: Value, frame: Frame) -> tuple[Value, Frame]:
+        """What `Repo` means after `Repo = Annotated[Repository, Depends(get_repository)]`, wherever it is."""
+        module = self.resolver.project.modules[frame.function.module]
+        for _ in range(4):
+            entries = module.symbols.get(str(value[1]), ())
+            if len(entries) != 1 or entries[0][0][0] not in {"i", "m"}:
+                break
+            found = entries[0][0]
+            if found[0] == "i":
+                return found, self.resolver.module_frame(module.path)
+            _, target, name = self.resolver.project.imported(module, found)
+            if target is None or not name:
+                break
+            module, value = target, ("n", name)
+        return value, frame
 
     def _provided(self, one: Obj) -> Objects:
         if one[0] == "C":

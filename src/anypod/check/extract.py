@@ -316,7 +316,7 @@ class Scope(Statements):
         before = self.context
         for item in node.items:
             value = self.expr(item.context_expr)
-            self.enter("with", value)
+            self.enter("with", (value, item.context_expr.lineno))
             if item.optional_vars is not None:
                 self.bind(item.optional_vars, value)
         self.block(node.body)

@@ -9,7 +9,7 @@ from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, KWARGS, Value
 from anypod.check.frames import Frame
-from anypod.check.settings import settings
+from anypod.check.settings import NOT_PRODUCTION, settings
 
 _GENERATORS = frozenset(
     {
@@ -109,6 +109,8 @@ def _candidates(analysis: Analysis) -> Iterator[tuple[str, int, int, Frame, str,
                 if not function and value[0] not in "lcm":
                     yield module.path, line, 0, frame, name, value
         for cls in module.classes.values():
+            if words.words(cls.name) & NOT_PRODUCTION:
+                continue
             owner = analysis.resolver.frame(module.functions[cls.owner], startup=True)
             for name, bindings in cls.attributes.items():
                 for value, line in bindings:

@@ -81,6 +81,8 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         return Verdict("POD102", state, writes, ERROR, purpose)
     if purpose == "session":
         return Verdict("POD103", state, writes, ERROR, purpose)
+    if purpose == "data" and is_of_the_image(analysis, state, writes):
+        return None
     if not state.reads and not any(w.used for w in writes):
         # Written, never looked at in a request: diagnostics.
         return None

@@ -179,9 +179,23 @@ def is_request(analysis: Analysis, value: Value, frame: Frame) -> bool:
 def guarded_by_itself(analysis: Analysis, state: State, write: Write) -> bool:
     """Whether the write runs only when a look at the state says that it is missing."""
     return any(
-        kind in {"if", "else"} and analysis.mentions(condition, write.frame, state)
+        kind in {"if", "else"}
+        and _is_miss(condition, write.frame)
+        and analysis.mentions(condition, write.frame, state)
         for kind, condition in analysis.conditions(write.frame, write.context)
     ) or _in_handler_of_miss(analysis, write)
+
+
+def _is_miss(condition: Value, frame: Frame) -> bool:
+    """Whether a condition asks for presence (`is None`, `not x`, `k in x`), not for a size or an order."""
+    tag = condition[0]
+    if tag == "o":
+        return condition[1] in {"Not", "Is", "IsNot", "In", "NotIn"} or ("k", None) in condition[2]
+    if tag == "u":
+        return any(_is_miss(one, frame) for one in condition[1])
+    if tag == "s":
+        return any(_is_miss(one, frame) for one in frame.function.body.slots[condition[1]])
+    return True
 
 
 def _in_handler_of_miss(analysis: Analysis, write: Write) -> bool:
@@ -239,10 +253,18 @@ _IMAGE = (
 def is_of_the_image(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
     """Whether a cache keeps only what every replica computes alike: from its key, its code and its files."""
     fills = [w for w in writes if w.value is not None and w.op in {"set", "rebind", "attr", "call"}]
-    if not fills:
+    others = [w for w in writes if w not in fills and w.op in {"aug", "augattr", "call"}]
+    if not fills or any(w.op != "call" or w.name not in {"pop", "clear", "popitem"} for w in others):
         return False
     for write in fills:
         assert write.value is not None
+        own = set(analysis.deep(write.key, write.frame)) if write.key is not None else set()
+        if any(
+            is_request(analysis, one, write.frame)
+            for one in analysis.deep(write.value, write.frame)
+            if one not in own
+        ):
+            return False
         if not guarded_by_itself(analysis, state, write) or calls_parameter(write):
             return False
         origins = set(_origins(analysis, write.value, write.frame))

@@ -16,7 +16,9 @@ def purpose_of(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> s
     if "queue" in kinds:
         return "queue"
     elements = [w for w in writes if w.op in {"set", "call", "del", "aug"}]
-    name = [state.name, *[p.strip(".") for p in state.key[1]]]
+    # Every part of the name but the module's: `otps._codes` are one-time codes because of `otps`.
+    own = str(state.root[-1]) if state.root[0] in {"g", "v"} else ""
+    name = [state.name, *[p.strip(".") for p in state.key[1]], own]
     if words.any_of(name, words.CACHE) or kinds & {"cache", "ttlcache"}:
         return "cache"
     if elements and _holds_connections(analysis, elements, name):

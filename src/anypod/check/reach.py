@@ -83,7 +83,6 @@ class Walk:
         self.writes: list[Write] = []
         self.reads: list[Read] = []
         self.externals: list[External] = []
-        self.withs: list[tuple[Objects, Frame, int]] = []
         self._grown = False
         self._depth: dict[Frame, int] = {}
 
@@ -94,7 +93,6 @@ class Walk:
             self.writes.clear()
             self.reads.clear()
             self.externals.clear()
-            self.withs.clear()
             self._depth = dict.fromkeys(first, 0)
             self._grown = False
             for frame in self.resolver.frames:
@@ -129,11 +127,9 @@ class Walk:
             self._changed(frame, effect)
         for _, kind, payload in body.contexts:
             if kind == "with":
-                objects = self.resolver.resolve(payload, frame)
-                self.withs.append((objects, frame, 0))
-                for one in objects:
-                    self._dunder(frame, one, "__enter__", 0)
-                    self._dunder(frame, one, "__aenter__", 0)
+                for one in self.resolver.resolve(payload[0], frame):
+                    self._dunder(frame, one, "__enter__", payload[1])
+                    self._dunder(frame, one, "__aenter__", payload[1])
         if not frame.startup:
             self._looks(frame)
 
@@ -414,13 +410,13 @@ class Walk:
                 self._drop_own(frame, effect[TARGET], before)
         for index, call in enumerate(body.calls):
             callees = frame.callees.get(index, ())
-            if self._is_diagnostic(callees) or (callees and all(c[0] in "FC" for c in callees)):
-                # Checked code that is given a place says itself whether it looks at it.
+            if self._is_diagnostic(callees):
                 continue
-            for value in call[ARGS]:
-                self._look(frame, value, "value", seen)
-            for _, value in call[KWARGS]:
-                self._look(frame, value, "value", seen)
+            # Checked code that is given a place says itself whether it looks at it.
+            passed = bool(callees) and all(c[0] in "FC" for c in callees)
+            for value in (*call[ARGS], *(v for _, v in call[KWARGS])):
+                if not passed or value[0] in {"o", "d", "u", "i", "r"}:
+                    self._look(frame, value, "value", seen)
 
     def _drop_own(self, frame: Frame, target: Value, before: int) -> None:
         """`d[k] = d.get(k, 0) + 1` alone does not look at `d`."""

@@ -19,6 +19,9 @@ _APPLICATION = frozenset({"app", "application"})
 _STATE_KINDS = frozenset("DIJKY")
 _LONG_LIVED: dict[str, Objects] = {
     "os.environ": (("P", ("env",), ()),),
+    "flask.request": (("Q", "request"),),
+    "quart.request": (("Q", "request"),),
+    "bottle.request": (("Q", "request"),),
     "flask.current_app": (("P", ("app",), ()),),
     "quart.current_app": (("P", ("app",), ()),),
 }

@@ -23,7 +23,7 @@ from anypod.check.model import ERROR, Finding, Site, Step
 from anypod.check.replacements import replacement
 from anypod.check.words import words
 
-_NOT_PRODUCTION = frozenset(
+NOT_PRODUCTION = frozenset(
     {"test", "tests", "testing", "dev", "development", "local", "debug", "ci", "example"}
 )
 
@@ -61,7 +61,7 @@ def settings(analysis: Analysis) -> Iterator[Setting]:
     """Every setting of the project that is fixed in code meant for production."""
     for module in analysis.project.modules.values():
         stem = module.label
-        if words(stem) & _NOT_PRODUCTION or module.is_test or "/migrations/" in module.path:
+        if words(stem) & NOT_PRODUCTION or module.is_test or "/migrations/" in module.path:
             continue
         yield from _of_module(analysis, module)
     for frame in analysis.resolver.frames:
@@ -69,7 +69,7 @@ def settings(analysis: Analysis) -> Iterator[Setting]:
         if (
             frame.startup
             and not module.is_test
-            and not words(frame.function.module.rpartition("/")[2]) & _NOT_PRODUCTION
+            and not words(frame.function.module.rpartition("/")[2]) & NOT_PRODUCTION
         ):
             yield from _of_startup(frame)
 
@@ -82,7 +82,7 @@ def _of_module(analysis: Analysis, module: Module) -> Iterator[Setting]:
                 if not function and value[0] not in "lcm":
                     yield from _named(name, value, frame, module.path, line)
     for cls in module.classes.values():
-        if words(cls.name) & _NOT_PRODUCTION:
+        if words(cls.name) & NOT_PRODUCTION:
             continue
         for name, bindings in cls.attributes.items():
             if name.isupper():

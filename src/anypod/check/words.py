@@ -15,6 +15,7 @@ SESSION = frozenset(
         "token",
         "tokens",
         "users",
+        "login",
         "logins",
         "logged",
         "cart",
