@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from anypod.stores import forks
 from anypod.stores.redis.channel import Channel
-from anypod.stores.redis.faults import NotSent
+from anypod.stores.redis.faults import NotSent, ReplyLost
 from anypod.stores.redis.links import Dialled, Link, Links
 
 MOST_IDLE: Final = 8  # lent connections kept for the next wait
@@ -65,7 +65,12 @@ class Lanes:
         if known and not link.alive():
             raise NotSent("the server had closed it")
         link.bound(self._timeout + patience)
-        link.send(b"".join(payloads))
+        try:
+            link.send(b"".join(payloads))
+        except NotSent as failure:
+            if len(payloads) > 1:  # the first of them may have left whole
+                raise ReplyLost(str(failure)) from failure
+            raise
         return [link.receive() for _ in payloads]
 
     async def aexchange(self, payloads: Sequence[bytes], patience: float) -> list[Any]:
