@@ -84,6 +84,8 @@ def test_the_namespace_is_read_at_first_use(monkeypatch: pytest.MonkeyPatch) -> 
         ("sqlit:///x.db", "did you mean sqlite://"),
         ("reddis://host", "did you mean redis"),
         ("mongodb://u:secret@host/x", "known: "),
+        ("redis://:secret@[::1", "cannot be read as a URL"),
+        ("postgresql://u:secret@[::1/db", "cannot be read"),
     ],
 )
 def test_a_url_that_names_no_store(url: str, message: str) -> None:
@@ -95,6 +97,11 @@ def test_a_url_that_names_no_store(url: str, message: str) -> None:
 def test_a_password_is_never_shown() -> None:
     url = "redis://user:se:cr@et@host:6379/0"
     assert redact(url) == "redis://user:***@host:6379/0"
+    assert redact("redis://host?password=secret&db=1") == "redis://host?password=***&db=1"
+    assert (
+        redact("redis+sentinel://h?sentinel_password=s")
+        == "redis+sentinel://h?sentinel_password=***"
+    )
     assert redact("redis://:secret@host") == "redis://:***@host"
     assert redact("sqlite:////a/b@c:d.db") == "sqlite:////a/b@c:d.db"
     assert redact("redis://host/0?x=a:b@c") == "redis://host/0?x=a:b@c"

@@ -20,7 +20,6 @@ import time
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 from anypod.commands import Command, Get
 from anypod.errors import ConfigurationError, MissingExtra, StoreError, StoreUnavailable
@@ -58,8 +57,9 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 
 
 def redact(url: str) -> str:
-    """The URL without its password, for messages."""
-    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", url, count=1)
+    """The URL without its passwords, for messages."""
+    url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", url, count=1)
+    return re.sub(r"([?&][a-z_]*password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
 
 
 class Store:
@@ -249,7 +249,8 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://…`,
-            `redis+unix:///path/to/socket`, `valkey://…`, or `memory://`.
+            `redis+unix:///path/to/socket`, `redis+sentinel://…`, `redis+cluster://…` (and `valkey…`),
+            `postgresql://user@host/database`, or `memory://`; `docs/stores.md` has their options.
         namespace: what to put in front of every key (letters, digits, `_.-`); None reads
             `ANYPOD_NAMESPACE`.
 
@@ -257,7 +258,7 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
         ConfigurationError: the URL names no engine, or cannot be one's address.
         MissingExtra: the engine's client is not installed.
     """
-    scheme = urlsplit(url).scheme.lower() if "://" in url else ""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in DRIVERS:
         near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(DRIVERS))}"
@@ -269,6 +270,8 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
         if extra is None or (missing.name or "").startswith("anypod"):
             raise
         raise MissingExtra(f"{scheme}://", extra) from missing
+    except ValueError as failure:
+        raise ConfigurationError(f"{redact(url)!r} cannot be read as a URL: {failure}") from failure
     return Store(driver, url=url, namespace=namespace)
 
 
