@@ -89,6 +89,7 @@ def check_sources(sources: dict[str, str], config: Config | None = None) -> Resu
             problems.append(Problem(path, *problem))
         if raw is not None:
             modules.append(Module(path, raw))
+            modules[-1].is_test = is_test(path, ())
     return _checked(modules, config or Config(), problems, len(sources))
 
 

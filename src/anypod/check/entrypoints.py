@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from anypod.check.calls import Resolver
 from anypod.check.facts import ARGS, CALLEE, KWARGS, STATIC, Class, Function, Module, Value
-from anypod.check.frames import Bindings, Frame, Obj, Objects, walk
+from anypod.check.frames import Bindings, Frame, Obj, Objects
+from anypod.check.injection import Injection, last_part
 from anypod.check.registrations import (
     CALLS,
     HOOK_DECORATORS,
@@ -20,8 +21,6 @@ from anypod.check.registrations import (
     VIEW_BASES,
     VIEW_DECORATORS,
 )
-
-REQUEST: Objects = (("Q", "request"),)
 
 _GATEWAY_METHODS = frozenset({"__call__", "dispatch", "on_request", "on_response"})
 _SKIPPED_METHODS = frozenset({"__init__", "__init_subclass__", "as_view", "setup_class"})
@@ -50,7 +49,7 @@ class Entry(NamedTuple):
     line: int
 
 
-class EntryPoints:
+class EntryPoints(Injection):
     """Finds the entry points of a project."""
 
     def __init__(self, resolver: Resolver, named: tuple[str, ...] = ()) -> None:
@@ -95,92 +94,12 @@ class EntryPoints:
         outer = resolver.frames[one[3]] if one[3] >= 0 else None
         if outer is not None and not outer.startup:
             outer = None
-        bound = self._arguments(function, one[2], bindings)
+        bound = self.arguments(function, one[2], bindings)
         frame = resolver.frame(function, bound, outer)
         key = (frame.number, path, methods)
         if key not in self.entries:
             named = handler or function
             self.entries[key] = Entry(kind, methods, path, named, frame, line or named.line)
-
-    def _arguments(self, function: Function, receiver: Obj | None, given: Bindings) -> Bindings:
-        """Bind the receiver, the request, and what is injected."""
-        bound: list[Objects] = []
-        enclosing = self.resolver.enclosing(function)
-        for index, (name, kind, default, annotation) in enumerate(function.params):
-            if index == 0 and receiver is not None:
-                bound.append((receiver,))
-                continue
-            if index < len(given) and given[index]:
-                bound.append(given[index])
-                continue
-            injected = self._injected(default, enclosing) or self._injected(annotation, enclosing)
-            if injected:
-                bound.append(injected)
-            elif name in {"request", "req", "websocket", "ws", "environ", "scope"}:
-                bound.append(REQUEST)
-            elif kind == "p" and default is None and annotation is None:
-                bound.append((("Q", "data"),))
-            else:
-                bound.append(())
-        return tuple(bound)
-
-    def _injected(self, value: Value | None, frame: Frame) -> Objects:
-        """What FastAPI's `Depends(…)` gives, as a default or inside `Annotated[…]`."""
-        if value is None:
-            return ()
-        if value[0] == "n":
-            value, frame = self._alias(value, frame)
-        for inner in walk(value):
-            if inner[0] == "s":
-                return ()
-            if inner[0] != "r":
-                continue
-            call = frame.function.body.calls[inner[1]]
-            if _last(call[CALLEE]) not in {"Depends", "Security", "Provide"}:
-                continue
-            if call[ARGS]:
-                target = self.resolver.resolve(call[ARGS][0], frame)
-            elif value[0] == "i" and value[2] is not None and value[2][0] == "d":
-                target = self.resolver.resolve(value[2][2][0], frame)
-            else:
-                continue
-            found: list[Obj] = []
-            for one in target:
-                found.extend(self._provided(one))
-            return tuple(found)
-        return ()
-
-    def _alias(self, value: Value, frame: Frame) -> tuple[Value, Frame]:
-        """What `Repo` means after `Repo = Annotated[Repository, Depends(get_repository)]`, wherever it is."""
-        module = self.resolver.project.modules[frame.function.module]
-        for _ in range(4):
-            entries = module.symbols.get(str(value[1]), ())
-            if len(entries) != 1 or entries[0][0][0] not in {"i", "m"}:
-                break
-            found = entries[0][0]
-            if found[0] == "i":
-                return found, self.resolver.module_frame(module.path)
-            _, target, name = self.resolver.project.imported(module, found)
-            if target is None or not name:
-                break
-            module, value = target, ("n", name)
-        return value, frame
-
-    def _provided(self, one: Obj) -> Objects:
-        if one[0] == "C":
-            return (("I", one[1], -1),)
-        if one[0] == "P":
-            return tuple(
-                p for c in self.resolver.callable(one) if c[0] == "F" for p in self._provided(c)
-            )
-        if one[0] != "F":
-            return ()
-        self.add("hook", (), "", one, 0)
-        function = self.resolver.project.function(one[1])
-        outer = self.resolver.frames[one[3]] if one[3] >= 0 else None
-        frame = self.resolver.frame(function, self._arguments(function, one[2], ()), outer)
-        objects = self.resolver.all_of(tuple(function.body.returns), frame)
-        return tuple(o for o in objects if o[0] in "PIJ")[:4]
 
     # Registration by decorator
 
@@ -196,7 +115,7 @@ class EntryPoints:
         if decorator[0] == "r":
             call = frame.function.body.calls[decorator[1]]
             callee, arguments, keywords = call[CALLEE], call[ARGS], call[KWARGS]
-        name = _last(callee)
+        name = last_part(callee)
         if not self._is_web(callee, frame):
             return
         first = self.resolver.constant(arguments[0], frame) if arguments else None
@@ -290,14 +209,14 @@ class EntryPoints:
     def _is_socket(self, callee: Value, frame: Frame) -> bool:
         base = callee[1]
         dotted = " ".join(self._dotted(o) for o in self.resolver.resolve(base, frame)).lower()
-        return "socket" in dotted or _last(base) in {"sio", "socketio", "socket_io", "io"}
+        return "socket" in dotted or last_part(base) in {"sio", "socketio", "socket_io", "io"}
 
     # Registration by call
 
     def _called(self, module: Module, owner: str, index: int) -> None:
         frame = self.resolver.frame(module.functions[owner], startup=True)
         call = frame.function.body.calls[index]
-        name = _last(call[CALLEE])
+        name = last_part(call[CALLEE])
         if name not in CALLS:
             if name in {"Depends", "Security"} and call[ARGS]:
                 self._dependency(call, frame)
@@ -332,7 +251,7 @@ class EntryPoints:
 
     def _dependency(self, call: Value, frame: Frame) -> None:
         for one in self.resolver.resolve(call[ARGS][0], frame):
-            self._provided(one)
+            self.provided(one)
 
     def _is_signal(self, call: Value, frame: Frame) -> bool:
         base = call[CALLEE][1] if call[CALLEE][0] == "a" else None
@@ -518,11 +437,3 @@ def _methods(name: str, keywords: tuple[tuple[str, Value], ...]) -> tuple[str, .
         if key == "methods" and value[0] == "d":
             return tuple(v[1].upper() for v in value[2] if v[0] == "k" and isinstance(v[1], str))
     return ("GET",) if name in {"route", "add_url_rule"} else ()
-
-
-def _last(value: Value) -> str:
-    if value[0] == "a":
-        return str(value[2])
-    if value[0] == "m":
-        return str(value[2])
-    return str(value[1]) if value[0] == "n" else ""

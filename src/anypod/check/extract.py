@@ -251,10 +251,6 @@ class Scope(Statements):
         if node.exc is not None:
             self.expr(node.exc)
 
-    def asserted(self, node: ast.Assert) -> None:
-        """`assert condition`."""
-        self.test(node.test)
-
     def conditional(self, node: ast.If) -> None:
         """`if`; what follows an early exit is narrowed."""
         index = self.test(node.test)

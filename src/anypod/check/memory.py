@@ -24,10 +24,24 @@ from anypod.check.origins import (
     is_request,
     loads_data,
 )
-from anypod.check.purposes import has_ttl, purpose_of
+from anypod.check.purposes import has_ttl, own_names, purpose_of
 from anypod.check.reach import Write
 
 _IN_FLIGHT = frozenset({"flight", "flights", "inflight", "singleflight"})
+_OWN_BUSINESS = frozenset(
+    {
+        "breaker",
+        "breakers",
+        "circuit",
+        "backoff",
+        "logged",
+        "warned",
+        "pool",
+        "pools",
+        "metrics",
+        "tracer",
+    }
+)
 _METRICS = ("prometheus_client.", "statsd.", "opentelemetry.", "datadog.", "sentry_sdk.")
 
 
@@ -64,8 +78,8 @@ def _merged(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _judge(analysis: Analysis, state: State) -> Verdict | None:
-    if words.any_of([state.name], _IN_FLIGHT):
-        # Who waits for whom within one process; gone when the request is.
+    if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):
+        # Who waits for whom within one process, and what protects or reports this process alone.
         return None
     if not state.writes or analysis.is_per_context(state) or _is_external(analysis, state):
         return None

@@ -254,7 +254,9 @@ def is_of_the_image(analysis: Analysis, state: State, writes: tuple[Write, ...])
     """Whether a cache keeps only what every replica computes alike: from its key, its code and its files."""
     fills = [w for w in writes if w.value is not None and w.op in {"set", "rebind", "attr", "call"}]
     others = [w for w in writes if w not in fills and w.op in {"aug", "augattr", "call"}]
-    if not fills or any(w.op != "call" or w.name not in {"pop", "clear", "popitem"} for w in others):
+    if not fills or any(
+        w.op != "call" or w.name not in {"pop", "clear", "popitem"} for w in others
+    ):
         return False
     for write in fills:
         assert write.value is not None

@@ -10,16 +10,23 @@ from anypod.check.origins import CLOCK, calls_parameter, guarded_by_itself, load
 from anypod.check.reach import Write
 
 
+def own_names(state: State) -> list[str]:
+    """Every part of a state's name but the module's, its own last part first.
+
+    `otps._codes` are one-time codes because of `otps`.
+    """
+    own = str(state.root[-1]) if state.root[0] in {"g", "v"} else ""
+    return [state.name, *[p.strip(".") for p in state.key[1]], own]
+
+
 def purpose_of(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> str:
     """session, cache, connections, queue or data."""
     kinds = {h[1] for h in analysis.held(state) if h[0] == "D"}
     if "queue" in kinds:
         return "queue"
     elements = [w for w in writes if w.op in {"set", "call", "del", "aug"}]
-    # Every part of the name but the module's: `otps._codes` are one-time codes because of `otps`.
-    own = str(state.root[-1]) if state.root[0] in {"g", "v"} else ""
-    name = [state.name, *[p.strip(".") for p in state.key[1]], own]
-    if words.any_of(name, words.CACHE) or kinds & {"cache", "ttlcache"}:
+    name = own_names(state)
+    if kinds & {"cache", "ttlcache"} or words.any_of(name if elements else name[:1], words.CACHE):
         return "cache"
     if elements and _holds_connections(analysis, elements, name):
         return "connections"

@@ -72,3 +72,7 @@ class Statements(Expressions):
                     scope.captured.setdefault(name, ())
                     break
                 scope = scope.parent
+
+    def asserted(self, node: ast.Assert) -> None:
+        """`assert condition`."""
+        self.test(node.test)
