@@ -12,6 +12,8 @@ diff      applied to the files of the page's folder
 http      read as a workload
 toml, json  parsed
 text      shown, not run
+
+The pages on primitives are run on every store besides: `ON_EVERY_STORE`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/*.md")])
+ON_EVERY_STORE = [
+    "counter",
+    "map",
+    "cache",
+    "session",
+    "threat-model-sessions",
+    "idempotency",
+    "rate_limit",
+    "lock",
+    "observability",
+]
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[a-z]*)\s*$")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
@@ -75,11 +88,11 @@ def matches(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, store: str | None = None) -> dict[str, str]:
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
-        "ANYPOD_URL": f"sqlite:///{folder}/anypod.db",
+        "ANYPOD_URL": store or f"sqlite:///{folder}/anypod.db",
         "DATABASE_URL": f"sqlite:///{folder}/app.db",
         "NO_COLOR": "1",
         "COLUMNS": "100",
@@ -112,6 +125,16 @@ def run_console(block: Block, folder: Path, where: str) -> None:
             assert matches(shown.strip(), ended.stdout.strip()), (
                 f"{where}: {command} printed\n{ended.stdout}\nthe page shows\n{shown}"
             )
+
+
+def run_program(page: Path, program: str, folder: Path, store: str | None = None) -> None:
+    script = folder / "page.py"
+    script.write_text(program)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(script)], cwd=folder, env=environment(folder, store),
+        text=True, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, f"{page.relative_to(ROOT)}\n{ended.stdout}\n{ended.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -148,13 +171,26 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         else:
             assert block.language == "text", f"{where}: say the language of the block, or text"
     if program:
-        script = tmp_path / "page.py"
-        script.write_text(program)
-        ended = subprocess.run(
-            [sys.executable, "-W", "error", str(script)], cwd=tmp_path, env=environment(tmp_path),
-            text=True, capture_output=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0, f"{page.relative_to(ROOT)}\n{ended.stdout}\n{ended.stderr}"
+        run_program(page, program, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "valkey", "postgres"])
+@pytest.mark.parametrize("page", ON_EVERY_STORE)
+def test_a_page_on_a_primitive_runs_on_every_store(
+    page: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "memory":
+        store = "memory://"
+    elif kind == "postgres":
+        store = request.getfixturevalue("new_postgres_url")()
+    else:
+        store = request.getfixturevalue(f"{kind}_url")
+    path = ROOT / "docs" / f"{page}.md"
+    program = ""
+    for block in blocks(path):
+        if block.language == "python" and block.file is None:
+            program += "\n" * (block.line - program.count("\n")) + block.text
+    run_program(path, program, tmp_path, store)
 
 
 @pytest.mark.quick
