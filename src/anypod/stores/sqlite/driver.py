@@ -316,8 +316,12 @@ class SQLiteDriver:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        connection.execute("PRAGMA mmap_size = 134217728")
+        try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA mmap_size = 134217728")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _open_writer(self) -> sqlite3.Connection:
