@@ -16,8 +16,8 @@ def main(folders: list[str]) -> int:
         report = verify(read_history(Path(folder)))
         found = [*report.violations, *report.undecided]
         sys.stdout.write(
-            f"{folder}: {report.operations} operations on {report.keys} keys, {report.unknown} with an "
-            f"unknown outcome, {report.steps} steps: {len(found)} not linearizable\n"
+            f"{folder}: {report.operations} operations on {report.keys} keys, "
+            f"{report.overlapping} overlapping, {report.unknown} unknown, {report.steps} steps: {len(found)} not linearizable\n"
         )
         sys.stdout.writelines(f"{each}\n" for each in found)
         wrong += len(found)

@@ -37,7 +37,7 @@ from anypod import State
 from anypod.stores import Driver, Store
 from anypod.testing import Fault, FaultProxy
 
-EPOCH = 600  # commands; then the work moves on to other keys
+EPOCH = 1_200  # commands; then the work moves on to other keys
 PATIENCE = 120.0  # seconds without which a step of the plan counts as a hang
 WORKER = Path(__file__).parent / "worker.py"
 
@@ -155,7 +155,7 @@ class Campaign:
         state = State(self.url, namespace=orders.namespace)
         if self.driver is not None:
             state.store = Store(self.driver, url=self.url, namespace=orders.namespace)
-        with ThreadPoolExecutor(1) as pool:
+        with eager_threads(), ThreadPoolExecutor(1) as pool:
             work = pool.submit(Worker(orders, state).run)
 
             def check() -> None:
@@ -194,6 +194,17 @@ class Campaign:
 def named(orders: Orders, name: str, place: int, seed: int) -> Orders:
     """The orders for one worker."""
     return msgspec.structs.replace(orders, name=name, place=place, seed=f"{seed} {name}")
+
+
+@contextmanager
+def eager_threads() -> Iterator[None]:
+    """Let the threads of this process take turns often, so that they meet."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _steer(board: Board, operations: int, check: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class RecordingDriver:
 
     def execute(self, command: Command[Any]) -> Any:
         number = self._call(command, threading.current_thread().name)
+        time.sleep(0)  # let others in, so that calls overlap
         try:
             reply = self._driver.execute(command)
         except self.errors as failure:

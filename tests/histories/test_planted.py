@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +13,6 @@ from anypod.stores.memory import MemoryDriver
 
 OPERATIONS = 1_500
 SEEDS = range(1, 6)  # the first that shows the bug is enough
-
-
-@pytest.fixture(autouse=True)
-def eager_threads() -> Iterator[None]:
-    """Let threads take turns often, so that they meet."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def judged(driver: MemoryDriver, folder: Path, seed: int) -> Report:

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.histories.checker import Model, Result, Verdict, check
 from tests.histories.documents import DocumentModel
-from tests.histories.history import History, Holding
+from tests.histories.history import History, Holding, Operation
 from tests.histories.leases import ClaimModel, LockModel
 from tests.histories.values import CounterModel, MapModel
 
@@ -34,6 +34,7 @@ class Report:
     Attributes:
         checked: operations by primitive.
         unknown: how many of them have an unknown outcome.
+        overlapping: how many were called while another on the same key had not returned.
         keys: how many histories that was.
         holdings: how many stretches of holding a lock were compared.
         steps: how many moves the searches tried.
@@ -43,6 +44,7 @@ class Report:
 
     checked: dict[str, int]
     unknown: int
+    overlapping: int
     keys: int
     holdings: int
     steps: int
@@ -79,12 +81,22 @@ def verify(history: History, *, seconds: float = 60.0) -> Report:
     return Report(
         dict(sorted(checked.items())),
         history.unknown,
+        sum(_overlapping(operations) for operations in keys.values()),
         len(keys),
         len(history.holdings),
         steps,
         tuple(violations),
         tuple(undecided),
     )
+
+
+def _overlapping(operations: list[Operation]) -> int:
+    open_until, count = 0, 0
+    for operation in operations:
+        count += operation.called < open_until
+        if operation.returned is not None:
+            open_until = max(open_until, operation.returned)
+    return count
 
 
 def overlaps(holdings: tuple[Holding, ...]) -> list[str]:
