@@ -63,7 +63,8 @@ def run(
 def test_a_difference_is_told_in_eighty_columns(project: Project) -> None:
     project.write(APP)
     project.workload(PAIR)
-    done = run(project, "service:app", "--workload", "workload.http", "--json", "out.json")
+    reports = ["--json", "out.json", "--sarif", "o.sarif", "--junit", "o.xml", "--html", "o.html"]
+    done = run(project, "service:app", "--workload", "workload.http", *reports, "--github")
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
@@ -75,6 +76,28 @@ def test_a_difference_is_told_in_eighty_columns(project: Project) -> None:
     assert "2 requests, " in told
     assert "Not tried: " in told
     assert json.loads((project.path / "out.json").read_text())["exit_code"] == 1
+    assert json.loads((project.path / "o.sarif").read_text())["runs"][0]["results"]
+    assert "<failure " in (project.path / "o.xml").read_text()
+    assert "<svg " in (project.path / "o.html").read_text()
+    assert "\n::error file=service.py,line=2," in done.stdout
+
+
+def test_what_was_found_can_be_accepted_with_a_reason(project: Project) -> None:
+    project.write(APP)
+    project.workload(PAIR)
+    call = ("service:app", "--workload", "workload.http", "--schedule", "another-pod")
+    file = project.path / "accepted.json"
+    written = run(project, *call, "--write-baseline", "accepted.json")
+    assert written.returncode == 1
+    assert written.stderr == "accepted.json: 1 differences; reasons to write: 1\n"
+    refused = run(project, *call, "--baseline", "accepted.json")
+    assert refused.returncode == 2
+    assert "has no reason" in refused.stderr
+    file.write_text(file.read_text().replace("TODO: say", "It will go:"))
+    accepted = run(project, *call, "--baseline", "accepted.json")
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    assert "ACCEPTED  GET /visits" in accepted.stdout
+    assert "accepted: It will go:" in accepted.stdout
 
 
 def test_quiet_says_only_the_differences_and_the_claim(project: Project) -> None:

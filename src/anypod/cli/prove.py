@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from anypod.errors import AnypodError
+from anypod.prove import acceptance
 from anypod.prove.engine import Options, prove
 from anypod.prove.events import Event, Outcome, Verdict
 from anypod.prove.schedules import TRIED, Kind
@@ -31,9 +32,17 @@ examples:
   anypod prove shop:app --workload shop.http --schedule retry --strict-retry
   anypod prove shop:app --workload shop.http --shared uploads  uploads/ is a volume
   anypod prove shop:app --workload shop.http --json verdict.json --quiet
+  anypod prove shop:app --workload shop.http --html verdict.html --sarif verdict.sarif
+  anypod prove shop:app --workload shop.http --baseline accepted.json
 
 exit codes: 0 no response differed, 1 some did, 2 could not run"""
 
+FORMS = {
+    "json": "JSON (docs/prove.schema.json)",
+    "html": "one HTML page",
+    "sarif": "SARIF, at the guilty lines",
+    "junit": "JUnit XML",
+}
 UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -87,7 +96,25 @@ def parser() -> argparse.ArgumentParser:
         default=60.0,
         help="no new schedule after this long (default 60s)",
     )
-    made.add_argument("--json", metavar="FILE", type=Path, help="also write the verdict there")
+    for form, described in FORMS.items():
+        made.add_argument(
+            f"--{form}",
+            metavar="FILE",
+            type=Path,
+            help=f"also write the verdict there: {described}",
+        )
+    made.add_argument(
+        "--github", action="store_true", help="also print annotations for GitHub Actions"
+    )
+    made.add_argument(
+        "--baseline", metavar="FILE", type=Path, help="differences that are accepted, with reasons"
+    )
+    made.add_argument(
+        "--write-baseline",
+        metavar="FILE",
+        type=Path,
+        help="write the differences found there, for you to add the reasons",
+    )
     made.add_argument(
         "--seed", metavar="N", type=int, default=0, help="of the choice among equal routings"
     )
@@ -145,8 +172,9 @@ def main(argv: Sequence[str]) -> int:
         return int(ended.code or 0)
     try:
         workload = load(arguments.workload)
+        accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()
     except (WorkloadError, AnypodError) as wrong:
-        return _refused(str(wrong), arguments.json)
+        return _refused(str(wrong), arguments)
     options = Options(
         replicas=arguments.replicas,
         budget=arguments.budget,
@@ -157,6 +185,7 @@ def main(argv: Sequence[str]) -> int:
         timeout=arguments.timeout,
         start_timeout=arguments.start_timeout,
         schedules=frozenset(arguments.schedule) or frozenset(TRIED),
+        accepted=accepted,
     )
     report = ConsoleReport(quiet=arguments.quiet)
 
@@ -169,29 +198,78 @@ def main(argv: Sequence[str]) -> int:
         application = Application(arguments.app, Path.cwd(), dict(os.environ))
         verdict = prove(application, workload, options, listen)
     except ReplicaError as wrong:
-        return _refused(str(wrong), arguments.json)
+        return _refused(str(wrong), arguments)
     finally:
         report.close()
         signal.signal(signal.SIGTERM, before)
-    return _written(verdict, arguments.json)
+    return _written(verdict, arguments)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler
     raise KeyboardInterrupt
 
 
-def _refused(reason: str, json: Path | None) -> int:
+def _refused(reason: str, arguments: argparse.Namespace) -> int:
     print(f"anypod prove: {reason}", file=sys.stderr)
-    verdict = Verdict(Outcome.COULD_NOT_RUN, claim="nothing was compared", reason=reason)
-    return _written(verdict, json)
+    verdict = Verdict(
+        Outcome.COULD_NOT_RUN,
+        claim="nothing was compared",
+        application=arguments.app,
+        workload=str(arguments.workload),
+        reason=reason,
+    )
+    return _written(verdict, arguments)
 
 
-def _written(verdict: Verdict, path: Path | None) -> int:
-    if path is None:
-        return verdict.exit_code
+def _written(verdict: Verdict, arguments: argparse.Namespace) -> int:
+    """Write every report that was asked for; the exit code."""
+    code = verdict.exit_code
+    if arguments.github:
+        print(_rendered("github", verdict), end="")
+    for form in FORMS:
+        path: Path | None = getattr(arguments, form)
+        if path is None:
+            continue
+        try:
+            jsonfile.write_whole(_rendered(form, verdict), path)
+        except OSError as failed:
+            code = _cannot_write(path, failed)
+    path = arguments.write_baseline
+    if path is None or verdict.outcome is Outcome.COULD_NOT_RUN:
+        return code
+    found = (*verdict.divergences, *verdict.accepted)
     try:
-        jsonfile.write(verdict, path)
+        known = acceptance.read(arguments.baseline) if arguments.baseline else ()
+        left = acceptance.write(path, found, known)
     except OSError as failed:
-        print(f"anypod prove: cannot write {path}: {failed.strerror or failed}", file=sys.stderr)
-        return 2
-    return verdict.exit_code
+        return _cannot_write(path, failed)
+    print(f"{path}: {len(found)} differences; reasons to write: {left}", file=sys.stderr)
+    return code
+
+
+def _cannot_write(path: Path, failed: OSError) -> int:
+    print(f"anypod prove: cannot write {path}: {failed.strerror or failed}", file=sys.stderr)
+    return 2
+
+
+def _rendered(form: str, verdict: Verdict) -> str:
+    """A report as text; its writer is imported only now, since most runs need none."""
+    match form:
+        case "json":
+            return jsonfile.text(verdict)
+        case "sarif":
+            from anypod.report.proof_sarif import sarif
+
+            return sarif(verdict)
+        case "junit":
+            from anypod.report.proof_ci import junit
+
+            return junit(verdict)
+        case "github":
+            from anypod.report.proof_ci import github
+
+            return github(verdict)
+        case _:
+            from anypod.report.proof_html import html
+
+            return html(verdict)

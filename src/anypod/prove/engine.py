@@ -15,6 +15,7 @@ from pathlib import Path
 
 from anypod.prove import plan as plans
 from anypod.prove import verdict as verdicts
+from anypod.prove.acceptance import Accepted, parted
 from anypod.prove.baseline import Baseline, CannotRun, take
 from anypod.prove.events import (
     Divergence,
@@ -63,6 +64,7 @@ class Options:
         timeout: seconds that one request may take.
         start_timeout: seconds that one start may take.
         schedules: what to try.
+        accepted: differences that do not count, with their reasons.
     """
 
     replicas: int = 3
@@ -74,6 +76,7 @@ class Options:
     timeout: float = 10.0
     start_timeout: float = 30.0
     schedules: frozenset[Kind] = frozenset(TRIED)
+    accepted: tuple[Accepted, ...] = ()
 
 
 def prove(
@@ -384,6 +387,7 @@ class _Proof:
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
+            stop=lambda: any(deadline.interrupted for deadline in self._deadlines),
         )
 
     def _deadline(self, seconds: float) -> Deadline:
@@ -423,6 +427,8 @@ class _Proof:
             Outcome.COULD_NOT_RUN,
             claim="nothing was compared",
             reason=text,
+            application=self.application.target,
+            workload=str(self.workload.path),
             warnings=tuple(self.warnings),
             starts=self.done.starts,
             seconds=self.now() - self.began,
@@ -435,6 +441,8 @@ class _Proof:
                 Outcome.COULD_NOT_RUN,
                 claim="nothing was compared",
                 reason="interrupted before the workload had run on one replica",
+                application=self.application.target,
+                workload=str(self.workload.path),
                 warnings=tuple(self.warnings),
                 starts=self.done.starts,
                 seconds=seconds,
@@ -443,7 +451,18 @@ class _Proof:
         coverage = verdicts.coverage(
             self.workload, self.plan, self.done, failing=self.baseline.failing
         )
-        divergences = verdicts.sorted_by_step(self.divergences)
+        divergences, accepted, unused = parted(
+            verdicts.sorted_by_step(self.divergences), self.options.accepted
+        )
+        for entry in unused if not self.partial else ():
+            self._warn(f"accepted, but not seen any more: {entry.route} ({entry.shown_by})")
+        outcome = (
+            Outcome.DIFFERENT
+            if divergences
+            else Outcome.ACCEPTED
+            if accepted
+            else Outcome.NO_DIFFERENCE
+        )
         left_out = verdicts.not_tried(
             self.plan,
             self.done,
@@ -452,14 +471,18 @@ class _Proof:
             replicas=self.options.replicas,
         )
         return Verdict(
-            Outcome.DIFFERENT if divergences else Outcome.NO_DIFFERENCE,
-            claim=verdicts.claim(coverage, divergences, partial=self.partial),
+            outcome,
+            claim=verdicts.claim(coverage, divergences, partial=self.partial, accepted=accepted),
+            application=self.application.target,
+            workload=str(self.workload.path),
             coverage=coverage,
             divergences=divergences,
+            accepted=accepted,
             unconfirmed=tuple(self.unconfirmed),
             stale=tuple(self.stale),
             not_retry_safe=tuple(self.not_retry_safe),
             not_tried=left_out,
+            routes=verdicts.routes(self.workload, self.baseline.failing),
             warnings=tuple(self.warnings),
             starts=self.done.starts,
             seconds=seconds,

@@ -18,6 +18,7 @@ class Outcome(StrEnum):
 
     NO_DIFFERENCE = "no difference"
     DIFFERENT = "different"
+    ACCEPTED = "only accepted differences"
     COULD_NOT_RUN = "could not run"
 
 
@@ -88,6 +89,8 @@ class Divergence:
         seen_at: the route whose answer differed.
         schedule: what was tried when it was found.
         also: other schedules that show the same.
+        alone: the same requests with what one replica answered, beside `requests`.
+        accepted: the reason for which somebody accepted it; empty if nobody did.
         requests: the few requests that show it, in order; the last one's answer differs.
         where: the place in the answer ("status", "body $.count").
         expected: what one replica answers there.
@@ -110,6 +113,8 @@ class Divergence:
     rule: str | None = None
     hint: str = ""
     also: tuple[Kind, ...] = ()
+    alone: tuple[Told, ...] = ()
+    accepted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,15 @@ class NotRetrySafe:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteCoverage:
+    """A route of the workload: how many requests it got, and whether its answers could be compared."""
+
+    route: str
+    requests: int
+    compared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """What was tried, as numbers: each pair is (done, possible)."""
 
@@ -159,17 +173,22 @@ class Verdict:
 
     `partial` says that not all of the plan was played. `inconclusive` says that this matters for the
     verdict: it was interrupted, a difference that was seen was not explained in time, or nothing
-    was played at all.
+    was played at all. `accepted` holds differences that a file of accepted ones names; they do not
+    count. `application` and `workload` are what was proved, as the command line named them.
     """
 
     outcome: Outcome
     claim: str
+    application: str = ""
+    workload: str = ""
     coverage: Coverage | None = None
     divergences: tuple[Divergence, ...] = ()
+    accepted: tuple[Divergence, ...] = ()
     unconfirmed: tuple[Divergence, ...] = ()
     stale: tuple[Stale, ...] = ()
     not_retry_safe: tuple[NotRetrySafe, ...] = ()
     not_tried: tuple[str, ...] = ()
+    routes: tuple[RouteCoverage, ...] = ()
     warnings: tuple[str, ...] = ()
     starts: int = 0
     seconds: float = 0.0

@@ -244,6 +244,7 @@ class Explainer:
             seen_at=seen_at,
             schedule=kind,
             requests=told(exchanges, moves=schedule.moves),
+            alone=told(shown.expected.exchanges, moves=False),
             where=difference.where,
             expected=difference.expected,
             got=difference.got,

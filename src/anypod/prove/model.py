@@ -31,7 +31,9 @@ class Step:
     stale: float | None = (
         None  # seconds for which an old answer to this step is declared acceptable
     )
-    payload: bytes | None = None  # a body taken from a file as it is (`< ./file`), instead of `body`
+    payload: bytes | None = (
+        None  # a body taken from a file as it is (`< ./file`), instead of `body`
+    )
     route: str = ""  # "GET /data/{id}": see `workload.route`
 
     @property

@@ -239,6 +239,7 @@ class Trial:
                         seen_at=self._route(step),
                         schedule=Kind.IDENTITY,
                         requests=(here, replace(there, pod=2)),
+                        alone=(here, here),
                         where=difference.where,
                         expected=difference.expected,
                         got=difference.got,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from anypod.prove.events import Coverage, Divergence
+from anypod.prove.events import Coverage, Divergence, RouteCoverage
 from anypod.prove.plan import Plan
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.workload import Workload, route
@@ -86,8 +86,33 @@ def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[in
     )
 
 
-def claim(numbers: Coverage, divergences: Sequence[Divergence], *, partial: bool) -> str:
-    """The sentence that a proof ends with."""
+def routes(workload: Workload, failing: Sequence[int]) -> tuple[RouteCoverage, ...]:
+    """Each route of the workload, in its order.
+
+    Args:
+        workload: that was played.
+        failing: steps that fail on one replica too, and so compare nothing.
+    """
+    requests = Counter(route(step) for step in workload.steps)
+    compared = {route(s) for s in workload.steps if s.index not in failing}
+    return tuple(RouteCoverage(name, number, name in compared) for name, number in requests.items())
+
+
+def claim(
+    numbers: Coverage,
+    divergences: Sequence[Divergence],
+    *,
+    partial: bool,
+    accepted: Sequence[Divergence] = (),
+) -> str:
+    """The sentence that a proof ends with.
+
+    Args:
+        numbers: what was done.
+        divergences: that count.
+        partial: not all of the plan was played.
+        accepted: divergences that somebody accepted.
+    """
     compared, routes = numbers.routes
     start = (
         f"{_count(numbers.requests, 'request')}, {_count(numbers.schedules[0], 'schedule')}, "
@@ -97,6 +122,11 @@ def claim(numbers: Coverage, divergences: Sequence[Divergence], *, partial: bool
         blamed = len({divergence.route for divergence in divergences})
         verb = "answers" if blamed == 1 else "answer"
         return f"{start}: {_count(blamed, 'route')} {verb} unlike one replica that never dies."
+    if accepted:
+        return (
+            f"{start}: no response differed from one replica but for "
+            f"{_count(len(accepted), 'accepted difference')}."
+        )
     ending = ", as far as it got" if partial else ""
     return f"{start}: no response differed from one replica{ending}."
 

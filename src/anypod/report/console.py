@@ -6,9 +6,6 @@ depends on colour. Text of the service (targets, values, logs) is never read as 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -16,17 +13,19 @@ from rich.text import Text
 from anypod.prove import events
 from anypod.prove.events import Divergence, Outcome, Stale, Told, Verdict
 from anypod.prove.schedules import Kind
+from anypod.report.words import (
+    answered,
+    count,
+    cut,
+    duration,
+    instead,
+    marks,
+    sent,
+    short,
+    why,
+)
 
 LONGEST = 400
-SHARED_INSTEAD = {
-    "POD101": "state.counter(…) or state.map(…)",
-    "POD102": "state.cache(…), or a LocalCache with a TTL",
-    "POD103": "state.session(…)",
-    "POD104": "state.map(…)",
-    "POD105": "a database or a --shared volume",
-    "POD107": "state.idempotency(…), or a conditional UPDATE",
-    "POD109": "configuration that every pod shares",
-}
 
 
 class ConsoleReport:
@@ -71,8 +70,8 @@ class ConsoleReport:
             return
         self._say(
             Text(
-                f"{event.application}: {_count(event.requests, 'request')} of "
-                f"{_short(event.workload)}, {_count(event.replicas, 'replica')}"
+                f"{event.application}: {count(event.requests, 'request')} of "
+                f"{short(event.workload)}, {count(event.replicas, 'replica')}"
             )
         )
 
@@ -83,9 +82,9 @@ class ConsoleReport:
         self._say(Text(f"plan: {kinds}"))
         self._say(
             Text(
-                f"      {_count(event.starts, 'start')} × {_duration(event.seconds_per_start)} and "
-                f"{_count(event.requests, 'request')} ≈ {_duration(event.seconds)} "
-                f"on {_count(event.cores, 'core')}"
+                f"      {count(event.starts, 'start')} × {duration(event.seconds_per_start)} and "
+                f"{count(event.requests, 'request')} ≈ {duration(event.seconds)} "
+                f"on {count(event.cores, 'core')}"
             )
         )
         if self._console.is_terminal:
@@ -104,6 +103,8 @@ class ConsoleReport:
         for divergence in verdict.divergences:
             self._say(told_divergence(divergence))
         if not self._quiet:
+            for divergence in verdict.accepted:
+                self._say(told_divergence(divergence))
             for stale in verdict.stale:
                 self._say(told_stale(stale))
         self._say(told_verdict(verdict, quiet=self._quiet))
@@ -111,7 +112,7 @@ class ConsoleReport:
     def _progress(self, event: events.Progress) -> None:
         if self._live is None:
             return
-        found = f", {_count(event.differences, 'difference')}" if event.differences else ""
+        found = f", {count(event.differences, 'difference')}" if event.differences else ""
         self._live.update(
             self._live.task_ids[0],
             description=event.doing + found,
@@ -128,7 +129,9 @@ class ConsoleReport:
 def told_divergence(divergence: Divergence) -> Text:
     """A difference as a person would tell it."""
     text = Text()
-    text.append("\nDIFFERS", "bold red")
+    text.append(
+        *(("\nACCEPTED", "bold yellow") if divergence.accepted else ("\nDIFFERS", "bold red"))
+    )
     also = "".join(f", {kind}" for kind in divergence.also)
     text.append(f"  {divergence.route}", "bold")
     text.append(f"   {divergence.schedule}{also}\n", "cyan")
@@ -136,11 +139,13 @@ def told_divergence(divergence: Divergence) -> Text:
         text.append(f"  seen at {divergence.seen_at}\n")
     text.append_text(_requests(divergence.requests))
     text.append_text(_sides(divergence.where, divergence.expected, divergence.got))
-    text.append(f"  {_why(divergence)}\n")
+    text.append(f"  {why(divergence)}\n")
     if divergence.rule is not None:
-        instead = SHARED_INSTEAD.get(divergence.rule)
+        replacement = instead(divergence.rule)
         text.append(f"  check rule {divergence.rule}", "dim")
-        text.append(f": replace by {instead}\n" if instead else "\n", "dim")
+        text.append(f": replace by {replacement}\n" if replacement else "\n", "dim")
+    if divergence.accepted:
+        text.append(f"  accepted: {divergence.accepted}\n", "dim")
     if divergence.hint and divergence.schedule is not Kind.RETRY:
         text.append(f"  {divergence.hint}\n", "dim")
     return text
@@ -152,7 +157,7 @@ def told_stale(stale: Stale) -> Text:
     text.append("\nSTALE", "bold yellow")
     text.append(f"    {stale.route}", "bold")
     source = f"the cache {stale.cache!r}" if stale.cache else "the workload (# @stale)"
-    text.append(f"   stale ≤ {_duration(stale.seconds)}, declared by {source}\n", "cyan")
+    text.append(f"   stale ≤ {duration(stale.seconds)}, declared by {source}\n", "cyan")
     text.append_text(_requests(stale.requests))
     text.append_text(_sides(stale.where, stale.expected, stale.got))
     return text
@@ -185,13 +190,13 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
             }
             shown = [f"{name} {done}/{total}" for name, (done, total) in parts.items() if total]
             text.append(f"covered: {', '.join(shown)}\n", "dim")
-        text.append(f"{_count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n", "dim")
+        text.append(f"{count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n", "dim")
     if verdict.partial:
         text.append("PARTIAL  ", "bold yellow")
     text.append(verdict.claim, "bold red" if verdict.divergences else "bold green")
     if verdict.stale:
         routes = ", ".join(
-            f"{stale.route} stale ≤ {_duration(stale.seconds)}" for stale in verdict.stale
+            f"{stale.route} stale ≤ {duration(stale.seconds)}" for stale in verdict.stale
         )
         text.append(f" Accepted: {routes}.")
     text.append(f"\nNot tried: {'; '.join(verdict.not_tried)}.\n")
@@ -199,23 +204,17 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
 
 
 def _requests(requests: tuple[Told, ...]) -> Text:
-    shown = [
-        f"{request.method} {request.target}" + (f" {request.body}" if request.body else "")
-        for request in requests
-    ]
+    shown = [sent(request) for request in requests]
     longest = min(44, max(map(len, shown), default=0))
     text = Text()
     for number, (request, line) in enumerate(zip(requests, shown, strict=True), start=1):
         if request.moved:
             text.append(f"       pod {request.pod} is killed; it starts elsewhere, disk empty\n")
-        answer = str(request.status) if request.status is not None else request.answer
-        marks = ", ".join(
-            mark
-            for mark, on in (("delivered again", request.duplicate), ("answer lost", request.lost))
-            if on
+        special = marks(request)
+        text.append(
+            f"  {number:>3}  {cut(line, 44):<{longest}} → pod {request.pod}   {answered(request)}"
         )
-        text.append(f"  {number:>3}  {_cut(line, 44):<{longest}} → pod {request.pod}   {answer}")
-        text.append(f"  {marks}\n" if marks else "\n", "yellow")
+        text.append(f"  {special}\n" if special else "\n", "yellow")
     return text
 
 
@@ -223,62 +222,8 @@ def _sides(where: str, expected: str, got: str) -> Text:
     text = Text()
     place = where.removeprefix("body ")
     text.append(f"       expected  {place}  ")
-    text.append(_cut(expected, LONGEST), "green")
+    text.append(cut(expected, LONGEST), "green")
     text.append(f"\n       got       {place}  ")
-    text.append(_cut(got, LONGEST), "red")
+    text.append(cut(got, LONGEST), "red")
     text.append("\n")
     return text
-
-
-def _why(divergence: Divergence) -> str:
-    cause = divergence.cause
-    if divergence.schedule is Kind.RETRY:
-        return f"{divergence.route} delivered twice takes effect twice"
-    if divergence.schedule is Kind.IDENTITY:
-        return "the answer depends on the process that gave it"
-    if cause is None:
-        return "no process-local state was seen to change; look at what the route keeps"
-    where = _short(cause.file)
-    place = f" ({where}:{cause.line})" if cause.line else f" ({where})" if cause.module else ""
-    noun = {
-        "global": "module global",
-        "cache": "lru_cache of",
-        "closure": "closure variable",
-        "default": "default argument",
-    }.get(cause.kind, cause.kind)
-    name = f"the {noun} {cause.name}{place}"
-    if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
-        return f"pod {cause.reader} answered from its own copy in {name}"
-    if divergence.schedule is Kind.POD_MOVED:
-        return f"{name} went with the pod"
-    return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
-
-
-def _short(path: str) -> str:
-    """A path as seen from here, when that is shorter."""
-    try:
-        relative = os.path.relpath(path, Path.cwd())
-    except (ValueError, OSError):
-        return path
-    return relative if len(relative) < len(path) else path
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as a person says them: `5 min`, `1.5 s`, `8 ms`."""
-    if seconds >= 3600 and seconds % 3600 == 0:
-        return f"{seconds / 3600:g} h"
-    if seconds >= 120 and seconds % 60 == 0:
-        return f"{seconds / 60:g} min"
-    if seconds >= 10:
-        return f"{seconds:.0f} s"
-    if seconds >= 0.1:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    return f"{seconds * 1000:.0f} ms"

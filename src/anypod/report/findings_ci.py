@@ -14,22 +14,22 @@ def github(result: Result, *, colour: bool = False) -> str:
     del colour
     lines = []
     for f in result.findings:
-        where = (
-            f"file={_property(f.path)},line={f.line},col={f.column + 1},title={_property(f.rule)}"
-        )
-        lines.append(f"::{f.severity} {where}::{_message(f'{f.message}. {f.why}')}")
+        where = f"file={quoted(f.path)},line={f.line},col={f.column + 1},title={quoted(f.rule)}"
+        lines.append(f"::{f.severity} {where}::{message(f'{f.message}. {f.why}')}")
     for p in result.problems:
         line = f",line={p.line}" if p.line else ""
-        lines.append(f"::warning file={_property(p.path)}{line}::{_message(p.message)}")
+        lines.append(f"::warning file={quoted(p.path)}{line}::{message(p.message)}")
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _message(text: str) -> str:
+def message(text: str) -> str:
+    """A text as the message of a workflow command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
-    return _message(text).replace(":", "%3A").replace(",", "%2C")
+def quoted(text: str) -> str:
+    """A text as a property of a workflow command."""
+    return message(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def gitlab(result: Result, *, colour: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from anypod.check import rules
 from anypod.check.model import Finding, Result, Site
 
-_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(result: Result, *, colour: bool = False) -> str:
@@ -21,14 +21,14 @@ def document(result: Result) -> dict[str, Any]:
     """The log as plain JSON values."""
     codes = rules.available()
     return {
-        "$schema": _SCHEMA,
+        "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
                 "tool": {
                     "driver": {
                         "name": "anypod check",
-                        "rules": [_rule(code) for code in codes],
+                        "rules": [described(code) for code in codes],
                     }
                 },
                 "columnKind": "unicodeCodePoints",
@@ -51,7 +51,8 @@ def document(result: Result) -> dict[str, Any]:
     }
 
 
-def _rule(code: str) -> dict[str, Any]:
+def described(code: str) -> dict[str, Any]:
+    """A rule of `anypod check` as SARIF describes rules."""
     return {
         "id": code,
         "name": code,

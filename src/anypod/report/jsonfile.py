@@ -1,4 +1,4 @@
-"""The verdict as JSON, for programs; `docs/prove.md` describes the schema.
+"""The verdict as JSON, for programs; `docs/prove.md` and `docs/prove.schema.json` describe it.
 
 The file appears whole or not at all: it is written beside its place and renamed.
 """
@@ -23,15 +23,19 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "verdict": str(verdict.outcome),
         "claim": verdict.claim,
         "reason": verdict.reason,
+        "application": verdict.application,
+        "workload": verdict.workload,
         "exit_code": verdict.exit_code,
         "partial": verdict.partial,
         "inconclusive": verdict.inconclusive,
         "coverage": _coverage(verdict.coverage),
         "divergences": [_divergence(divergence) for divergence in verdict.divergences],
+        "accepted": [_divergence(divergence) for divergence in verdict.accepted],
         "unconfirmed": [_divergence(divergence) for divergence in verdict.unconfirmed],
         "stale": [_stale(stale) for stale in verdict.stale],
         "not_retry_safe": [asdict(item) for item in verdict.not_retry_safe],
         "not_tried": list(verdict.not_tried),
+        "routes": [asdict(item) for item in verdict.routes],
         "warnings": list(verdict.warnings),
         "starts": verdict.starts,
         "seconds": round(verdict.seconds, 3),
@@ -44,10 +48,23 @@ def write(verdict: Verdict, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    text = json.dumps(document(verdict), indent=2, ensure_ascii=False) + "\n"
+    write_whole(text(verdict), path)
+
+
+def text(verdict: Verdict) -> str:
+    """The verdict as JSON text."""
+    return json.dumps(document(verdict), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_whole(content: str, path: Path) -> None:
+    """Write a report to a file, which is there whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(content, encoding="utf-8", errors="backslashreplace")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -70,6 +87,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "schedule": str(divergence.schedule),
         "also": [str(kind) for kind in divergence.also],
         "requests": [_told(request) for request in divergence.requests],
+        "alone": [_told(request) for request in divergence.alone],
         "where": divergence.where,
         "expected": divergence.expected,
         "got": divergence.got,
@@ -77,6 +95,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "confirmed": divergence.confirmed,
         "rule": divergence.rule,
         "hint": divergence.hint,
+        "accepted": divergence.accepted,
     }
 
 

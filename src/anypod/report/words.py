@@ -1,0 +1,100 @@
+"""The words in which a difference is told, the same on the console, in HTML, SARIF and JUnit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from anypod.prove.events import Divergence, Told
+from anypod.prove.schedules import Kind
+
+SHARED_INSTEAD = {
+    "POD101": "state.counter(…) or state.map(…)",
+    "POD102": "state.cache(…), or a LocalCache with a TTL",
+    "POD103": "state.session(…)",
+    "POD104": "state.map(…)",
+    "POD105": "a database or a --shared volume",
+    "POD107": "state.idempotency(…), or a conditional UPDATE",
+    "POD109": "configuration that every pod shares",
+}
+
+
+def instead(rule: str | None) -> str:
+    """What to write instead of state that a check rule finds; empty when the rule names nothing."""
+    return SHARED_INSTEAD.get(rule or "", "")
+
+
+def why(divergence: Divergence) -> str:
+    """The state behind a difference, in a sentence without its full stop."""
+    cause = divergence.cause
+    if divergence.schedule is Kind.RETRY:
+        return f"{divergence.route} delivered twice takes effect twice"
+    if divergence.schedule is Kind.IDENTITY:
+        return "the answer depends on the process that gave it"
+    if cause is None:
+        return "no process-local state was seen to change; look at what the route keeps"
+    where = short(cause.file)
+    place = f" ({where}:{cause.line})" if cause.line else f" ({where})" if cause.module else ""
+    noun = {
+        "global": "module global",
+        "cache": "lru_cache of",
+        "closure": "closure variable",
+        "default": "default argument",
+    }.get(cause.kind, cause.kind)
+    name = f"the {noun} {cause.name}{place}"
+    if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
+        return f"pod {cause.reader} answered from its own copy in {name}"
+    if divergence.schedule is Kind.POD_MOVED:
+        return f"{name} went with the pod"
+    return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
+
+
+def sent(request: Told) -> str:
+    """A request in one line, as it was sent."""
+    return f"{request.method} {request.target}" + (f" {request.body}" if request.body else "")
+
+
+def answered(request: Told) -> str:
+    """What came back, or why nothing did."""
+    return str(request.status) if request.status is not None else request.answer
+
+
+def marks(request: Told) -> str:
+    """What is special about a delivery; empty if nothing is."""
+    return ", ".join(
+        mark
+        for mark, on in (("delivered again", request.duplicate), ("answer lost", request.lost))
+        if on
+    )
+
+
+def short(path: str) -> str:
+    """A path as seen from here, when that is shorter."""
+    try:
+        relative = os.path.relpath(path, Path.cwd())
+    except (ValueError, OSError):
+        return path
+    return relative if len(relative) < len(path) else path
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `5 min`, `1.5 s`, `8 ms`."""
+    if seconds >= 3600 and seconds % 3600 == 0:
+        return f"{seconds / 3600:g} h"
+    if seconds >= 120 and seconds % 60 == 0:
+        return f"{seconds / 60:g} min"
+    if seconds >= 10:
+        return f"{seconds:.0f} s"
+    if seconds >= 0.1:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    return f"{seconds * 1000:.0f} ms"
