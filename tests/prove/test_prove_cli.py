@@ -113,7 +113,7 @@ def test_quiet_says_only_the_differences_and_the_claim(project: Project) -> None
     ("application", "arguments", "said"),
     [
         ("import missing_module_of_mine", (), "No module named 'missing_module_of_mine'"),
-        ("app = 3", (), "app is a int, not a WSGI or ASGI application"),
+        ("app = 3", (), "app is of type int, which cannot be called"),
         ("import sys; sys.exit(4)", (), "sys.exit(4)"),
         ("def app(e, s): s('500 X', []); return [b'']", (), "every request"),
         ("import os\ndef app(e, s): os._exit(3)", (), "closed the connection"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anypod.replicas.disk import Disk, copy_tree, diff, snapshot
+from anypod.replicas.errors import Interrupted
 from anypod.replicas.watch import Watch
 
 pytestmark = pytest.mark.quick
@@ -47,6 +48,14 @@ def disk(image: Path, tmp_path: Path) -> Disk:
     disk = Disk(tmp_path / "disk", origin=image, stash=tmp_path / "stash")
     disk.capture()
     return disk
+
+
+def test_copying_is_given_up_between_two_files(image, tmp_path):
+    answers = iter([False, True])
+    with pytest.raises(Interrupted):
+        copy_tree(image, tmp_path / "disk", stop=lambda: next(answers))
+    copied = [path for path in (tmp_path / "disk").rglob("*") if path.is_file()]
+    assert len(copied) == 1
 
 
 def test_what_is_copied_and_what_is_not(image, tmp_path):

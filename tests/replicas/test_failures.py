@@ -12,6 +12,7 @@ from anypod.replicas import (
     Application,
     BadShare,
     BadTarget,
+    Interrupted,
     MissingServer,
     StartFailed,
     TreeTooLarge,
@@ -65,8 +66,10 @@ def test_a_missing_module_of_the_service(worlds):
 
 
 def test_a_missing_module_is_named(worlds):
-    error = failure(worlds(target="nowhere:app"))
-    assert "No module named 'nowhere'" in error.traceback
+    with pytest.raises(
+        BadTarget, match=r"no module 'nowhere'.*run from the folder that holds nowhere"
+    ):
+        worlds(target="nowhere:app").start(0)
 
 
 def test_leaving_at_import(worlds):
@@ -162,7 +165,7 @@ def test_after_a_failed_start_the_world_closes_in_order(worlds):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("app = 3\n", "service:app", "is a int, not a WSGI or ASGI application"),
+        ("app = 3\n", "service:app", "of type int, which cannot be called: not a WSGI or ASGI"),
         (
             "application = 3\ndef create_app(): ...\n",
             "service:app",
@@ -207,6 +210,22 @@ def test_a_tree_that_is_too_large_names_its_heaviest_folder(tree, env):
     os.truncate(tree / "node_modules" / "huge", 400 << 20)
     with pytest.raises(TreeTooLarge, match=r"media/ \(300 MiB\)"):
         World(Application("service:app", tree, env), slots=1)
+
+
+def test_a_copy_that_nobody_wants_any_more_leaves_nothing(tree, env, tmp_path, monkeypatch):
+    place = tmp_path / "worlds"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    asked: list[None] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 1
+
+    (tree / "service.py").write_text("app = None\n")
+    with pytest.raises(Interrupted):
+        World(Application("service:app", tree, env), slots=2, stop=stop)
+    assert not list(place.iterdir())
 
 
 def test_a_share_outside_the_tree(tree, env):

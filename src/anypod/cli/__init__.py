@@ -57,6 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"anypod: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
+        return _run(name, rest)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; what was asked for has been delivered.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("anypod: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, rest: Sequence[str]) -> int:
+    try:
         module = importlib.import_module(f"anypod.cli.{name}")
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.split(".")[0] == "anypod":
@@ -67,12 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        return int(module.main(rest))
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; what was asked for has been delivered.
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        print("anypod: interrupted", file=sys.stderr)
-        return 130
+    return int(module.main(rest))

@@ -12,6 +12,7 @@ from anypod.replicas.change import Change, DeclaredCache
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
+    Interrupted,
     MissingServer,
     RemoteHost,
     ReplicaError,
@@ -29,6 +30,7 @@ __all__ = [
     "BadTarget",
     "Change",
     "DeclaredCache",
+    "Interrupted",
     "MissingServer",
     "RemoteHost",
     "Replica",

@@ -15,13 +15,13 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from anypod.replicas.change import Change
-from anypod.replicas.errors import TreeTooLarge
+from anypod.replicas.errors import Interrupted, TreeTooLarge
 from anypod.replicas.watch import Watch
 
 __all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "snapshot"]
@@ -63,6 +63,7 @@ def copy_tree(
     leave_out: Collection[Path] = (),
     max_bytes: int = MAX_BYTES,
     max_files: int = MAX_FILES,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Copy a project tree, keeping times, modes and symlinks.
 
@@ -76,9 +77,11 @@ def copy_tree(
         leave_out: further directories of the tree that are not copied.
         max_bytes: the most that is copied, in bytes.
         max_files: the most files that are copied.
+        stop: asked before each file whether to give up.
 
     Raises:
         TreeTooLarge: the tree is larger than that.
+        Interrupted: `stop` said so; what was copied is the caller's to remove.
     """
     size, files, links, folders = 0, dict[Path, Path](), dict[Path, Path](), [target]
     pending = [(source, target)]
@@ -103,6 +106,8 @@ def copy_tree(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for path, copy in files.items():
+        if stop():
+            raise Interrupted(f"copying {source} was given up")
         with contextlib.suppress(FileNotFoundError):  # an editor or another service removed it
             shutil.copy2(path, copy)
     for copy, link in links.items():

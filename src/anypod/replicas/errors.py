@@ -4,6 +4,7 @@ ReplicaError
 ├── BadTarget           APP cannot be understood, or is not a WSGI or ASGI application
 ├── TreeTooLarge        the project tree is too large to be copied for each replica
 ├── BadShare            a `--shared` path that cannot be a volume
+├── Interrupted         the world was no longer wanted while the tree was copied
 ├── RemoteHost          the environment names a host that is not this machine
 ├── MissingServer       the server that replicas run under is not installed
 ├── StartFailed         the service's own code failed, hung or left while it started
@@ -15,6 +16,7 @@ from __future__ import annotations
 __all__ = [
     "BadShare",
     "BadTarget",
+    "Interrupted",
     "MissingServer",
     "RemoteHost",
     "ReplicaError",
@@ -38,6 +40,10 @@ class TreeTooLarge(ReplicaError):
 
 class BadShare(ReplicaError):
     """A `--shared` path is not inside the project tree."""
+
+
+class Interrupted(ReplicaError):
+    """Nobody wants the world any more for which a project tree was being copied."""
 
 
 class RemoteHost(ReplicaError):

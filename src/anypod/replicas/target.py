@@ -70,10 +70,18 @@ class Target:
         """Import the module and return the application; a factory is called here.
 
         Raises:
-            BadTarget: the module has no such attribute, or it cannot be called.
+            BadTarget: there is no such module or attribute, or it cannot be called.
             BaseException: whatever the service's own code raises.
         """
-        module = importlib.import_module(self.module)
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as missing:
+            if missing.name is None or not f"{self.module}.".startswith(f"{missing.name}."):
+                raise  # the module is there, and what it imports is not
+            raise BadTarget(
+                f"{self}: there is no module {missing.name!r}, neither in this folder nor among the "
+                f"installed packages; run from the folder that holds {missing.name.partition('.')[0]}"
+            ) from missing
         found: Any = module
         for name in self.path.split("."):
             try:
@@ -89,7 +97,7 @@ class Target:
             return found
         if not callable(found):
             raise BadTarget(
-                f"{self}: {self.path} is a {type(found).__name__}, which cannot be called"
+                f"{self}: {self.path} is of type {type(found).__name__}, which cannot be called"
             )
         return found()
 
@@ -128,7 +136,7 @@ def kind_of(application: Any, name: str) -> str:
     """
     if not callable(application):
         raise BadTarget(
-            f"{name} is a {type(application).__name__}, not a WSGI or ASGI application: it cannot be called"
+            f"{name} is of type {type(application).__name__}, which cannot be called: not a WSGI or ASGI application"
         )
     function: Callable[..., Any] = application
     while isinstance(function, functools.partial):

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,12 +60,14 @@ class World:
         start_timeout: seconds for an import, and for a start.
         shared: paths inside the project tree that are a volume: one for all slots, surviving a kill.
         allow_hosts: hosts besides this machine that the service may reach.
+        stop: asked while the tree is copied, which may take a while, whether to give up.
 
     Raises:
         BadTarget: APP has another form, or there is no such tree.
         BadShare: a shared path is outside the tree.
         RemoteHost: the environment names another machine.
         TreeTooLarge: the tree cannot be copied.
+        Interrupted: `stop` said so; nothing is left.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class World:
         start_timeout: float = 30.0,
         shared: Sequence[Path] = (),
         allow_hosts: Collection[str] = (),
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         Target.parse(application.target)
         refuse_remote(application.env, allow_hosts)
@@ -89,6 +92,7 @@ class World:
         self._start_seconds = 0.0
         self._prepared = False
         self._closed = False
+        self._stop = stop
         self._lock = threading.RLock()
         self._namespace = _new_namespace()
         shares = [_relative(path, self._root) for path in shared]
@@ -108,7 +112,7 @@ class World:
         origin, volume = self._base / "origin", self._volume.path
         for path in (volume, self._base / "logs", origin / "home", origin / "tmp"):
             path.mkdir(parents=True)
-        copy_tree(self._root, origin / "disk", leave_out=[self._base])
+        copy_tree(self._root, origin / "disk", leave_out=[self._base], stop=self._stop)
         for share in shares:
             # The volume holds the one copy; every slot's tree leads there.
             kept, place = volume / "shared" / share, origin / "disk" / share
@@ -122,7 +126,9 @@ class World:
 
     def _pod(self, slot: int, timeout: float, allow_hosts: Collection[str]) -> Pod:
         path = self._base / f"slot-{slot}"
-        copy_tree(self._base / "origin", path, max_bytes=1 << 62, max_files=1 << 62)
+        copy_tree(
+            self._base / "origin", path, max_bytes=1 << 62, max_files=1 << 62, stop=self._stop
+        )
         env = slot_environment(
             self.application.env,
             slot=slot,
