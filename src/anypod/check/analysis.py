@@ -58,6 +58,17 @@ class State:
         return self.label.rpartition(".")[2]
 
 
+def _closure(start: set[str], edges: dict[str, set[str]]) -> set[str]:
+    found = set(start)
+    stack = list(start)
+    while stack:
+        for after in edges.get(stack.pop(), ()):
+            if after not in found:
+                found.add(after)
+                stack.append(after)
+    return found
+
+
 class Analysis:
     """Everything that rules may ask."""
 
@@ -103,7 +114,7 @@ class Analysis:
 
     def _startup(self) -> list[Frame]:
         frames: dict[Frame, None] = {}
-        production = [m for m in self.project.modules.values() if not m.is_test]
+        production = [m for m in self._related() if not m.is_test]
         for module in production:
             frames[self.resolver.module_frame(module.path)] = None
         for module in production:
@@ -117,6 +128,25 @@ class Analysis:
                 owner = self.project.modules[entry.function.module].functions[entry.function.owner]
                 frames[self.resolver.frame(owner, startup=True)] = None
         return list(frames)
+
+    def _related(self) -> list[Module]:
+        """Modules with entry points, what they import, and what imports them: the rest cannot matter.
+
+        A large tree of libraries has few handlers; its other modules are read, never walked.
+        """
+        imports: dict[str, set[str]] = {}
+        importers: dict[str, set[str]] = {}
+        for module in self.project.modules.values():
+            for entries in module.symbols.values():
+                for value, _, _ in entries:
+                    if value[0] == "m":
+                        _, target, _ = self.project.imported(module, value)
+                        if target is not None:
+                            imports.setdefault(module.path, set()).add(target.path)
+                            importers.setdefault(target.path, set()).add(module.path)
+        above = _closure({e.function.module for e in self.entries}, importers)
+        below = _closure(above, imports)
+        return [m for m in self.project.modules.values() if m.path in below]
 
     def _is_startup_event(self, module: Module, qualname: str) -> bool:
         function = module.functions[qualname]

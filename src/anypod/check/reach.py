@@ -35,7 +35,7 @@ from anypod.check.facts import (
 from anypod.check.frames import Frame, Obj, Objects, walk
 
 _PASSES = 3
-_DEEPEST_STARTUP = 4
+_DEEPEST_STARTUP = 3
 
 
 class Write(NamedTuple):
