@@ -503,3 +503,16 @@ def test_an_interruption_ends_in_a_partial_verdict(project: Project) -> None:
     assert verdict.not_tried[0] == "what was left when it was interrupted"
     assert verdict.coverage is not None
     assert verdict.coverage.schedules[0] >= 1
+
+
+def test_an_interruption_before_the_first_schedule_claims_nothing(project: Project) -> None:
+    small(project, SHARED)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Planned):
+            raise KeyboardInterrupt
+
+    verdict = project.prove(SHARED_WORKLOAD, log=interrupt)
+    assert verdict.exit_code == 2
+    assert verdict.claim.endswith("0 schedules, 0 of 4 routes: nothing was compared.")
+    assert not any(route.compared for route in verdict.routes)

@@ -209,6 +209,7 @@ def test_a_write_outside_is_told(project: Project, tmp_path: Path) -> None:
     done = run(project, "service:app", "--workload", "workload.http")
     assert done.returncode == 0
     assert f"not isolated: {outside}" in done.stdout.replace("\n", "")
+    assert f"Not tried: pods that do not share {outside};" in done.stdout
 
 
 def test_runs_that_do_not_start_alike_are_an_incomplete_reset(

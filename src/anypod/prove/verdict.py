@@ -127,6 +127,8 @@ def claim(
             f"{start}: no response differed from one replica but for "
             f"{_count(len(accepted), 'accepted difference')}."
         )
+    if not numbers.schedules[0]:
+        return f"{start}: nothing was compared."
     ending = ", as far as it got" if partial else ""
     return f"{start}: no response differed from one replica{ending}."
 
