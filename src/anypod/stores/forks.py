@@ -1,7 +1,8 @@
-"""What a driver must forget in a forked child: connections, locks and threads of its parent.
+"""What must be put in order when a process forks: connections, locks and threads.
 
 Invariants:
     - a driver is told in the child, before anything else can use it there;
+    - a driver whose engine cannot bear a fork while it is open is told before, in the parent;
     - a driver that nobody uses any more is not kept alive by being watched.
 """
 
@@ -19,12 +20,29 @@ class Forkable(Protocol):
         """Called in the child: let go of what is the parent's, without disturbing the parent."""
 
 
+class Quiescent(Forkable, Protocol):
+    """Something that must be at rest while the process forks."""
+
+    def before_fork(self) -> None:
+        """Called in the parent, before: come to rest, in a bounded time."""
+
+    def after_fork_in_parent(self) -> None:
+        """Called in the parent, afterwards: go on."""
+
+
 _watched: WeakSet[Forkable] = WeakSet()
+_quiescent: WeakSet[Quiescent] = WeakSet()
 
 
 def watch(forkable: Forkable) -> None:
     """Tell this object when the process was forked."""
     _watched.add(forkable)
+
+
+def quiet(quiescent: Quiescent) -> None:
+    """Bring this object to rest around each fork, and tell it in the child."""
+    _quiescent.add(quiescent)
+    _watched.add(quiescent)
 
 
 def immortalize(*things: object) -> None:
@@ -35,9 +53,19 @@ def immortalize(*things: object) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
+def _before() -> None:
+    for quiescent in tuple(_quiescent):
+        quiescent.before_fork()
+
+
+def _in_parent() -> None:
+    for quiescent in tuple(_quiescent):
+        quiescent.after_fork_in_parent()
+
+
 def _in_child() -> None:
     for forkable in tuple(_watched):
         forkable.after_fork()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -65,19 +65,20 @@ def a_fork_inside_an_event_loop(ground: Ground) -> None:
     key = fresh("counter")
 
     async def work() -> list[int]:
-        await store.aexecute(c.Add(key))
-        under_way = [asyncio.ensure_future(store.aexecute(c.Add(key))) for _ in range(50)]
-        await asyncio.sleep(0)
-        child = Child(lambda: store.execute(c.Add(key)).value)
-        replies = [(await one).value for one in under_way]
-        replies.append(await asyncio.to_thread(child.result))
+        replies = [(await store.aexecute(c.Add(key))).value]
+        for _ in range(5):
+            under_way = [asyncio.ensure_future(store.aexecute(c.Add(key))) for _ in range(50)]
+            await asyncio.sleep(0)
+            child = Child(lambda: store.execute(c.Add(key)).value)
+            replies += [(await one).value for one in under_way]
+            replies.append(await asyncio.to_thread(child.result))
         await store.aclose()
         return replies
 
     with ground.store() as store:
         if not ground.shared(store):
             return
-        assert sorted(asyncio.run(work())) == list(range(2, 53))
+        assert sorted(asyncio.run(work())) == list(range(1, 257))
 
 
 def the_clock_is_the_stores(ground: Ground) -> None:

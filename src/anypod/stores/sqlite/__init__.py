@@ -9,7 +9,8 @@ Invariants:
     - asynchronous commands are executed by one worker thread, which commits what is queued as one
       group: a savepoint keeps one command's failure from its neighbours, replies leave after COMMIT, and
       a COMMIT that fails fails them all;
-    - a forked child uses neither its parent's connections nor its parent's gate;
+    - the file is closed around a fork, because SQLite's bookkeeping of locks must not be copied into a
+      child; a child has connections and a gate of its own;
     - the write-ahead log stays bounded: past `WAL_CAP` a writer empties it before it goes on.
 
 What "acknowledged" means: with `synchronous=normal` (the default) a reply survives the death of every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ WAL_CAP: Final = 32 * 1024 * 1024  # bytes
 LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
 REAP_EVERY: Final = 512  # writes
 REAP_BATCH: Final = 128  # records
+FORK_PATIENCE: Final = 1.0  # seconds that a fork waits for commands under way
 
 READERS: Final = frozenset(
     {Get, Scan, Total, Inspect, ReadDocument, CacheRead}
@@ -84,11 +86,15 @@ class SQLiteDriver:
         self._gate = Gate(path + "-gate", timeout)
         self._bell = Bell(path + "-wake")
         self._writer: sqlite3.Connection | None = None
-        self._readers: list[sqlite3.Connection] = []
+        self._readers: list[sqlite3.Connection] = []  # which nobody uses right now
+        self._reading = 0  # how many there are, those that are used included
+        self._prepared = False  # whether the file is known to be a store of this version
+        self._opening = threading.Lock()
+        self._held_opening = self._held_gate = False  # around a fork
         self._worker = GroupWorker(self.execute_many, "anypod-sqlite")
         self._until_reap = REAP_EVERY
         self._until_look = LOOK_AT_WAL_EVERY
-        forks.watch(self)
+        forks.quiet(self)
 
     # --- executing
 
@@ -260,11 +266,14 @@ class SQLiteDriver:
 
     def ask(self, statement: str, *arguments: Any) -> list[Any]:
         """The rows of a statement that only reads, for the doctor."""
-        connection = self._open_reader()
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._open_reader()
         try:
             return connection.execute(statement, arguments).fetchall()
         finally:
-            connection.close()
+            self._readers.append(connection)
 
     def reap(self) -> int:
         """Delete one small batch of what has expired, and return how many records went."""
@@ -332,14 +341,18 @@ class SQLiteDriver:
             connection.close()
             raise
         self._writer = connection
+        self._prepared = True
         return connection
 
     def _open_reader(self) -> sqlite3.Connection:
-        if self._writer is None:
-            with self._gate:
-                if self._writer is None:
-                    self._open_writer()
-        return self._open()
+        with self._opening:
+            if not self._prepared:
+                with self._gate:
+                    if self._writer is None:
+                        self._open_writer()
+            connection = self._open()
+            self._reading += 1
+            return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the file a store of this version, or refuse it. The gate is held."""
@@ -365,14 +378,52 @@ class SQLiteDriver:
             f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
         )
 
+    # --- forks
+
+    def before_fork(self) -> None:
+        """Close the file: SQLite's own bookkeeping of locks must not be copied into a child.
+
+        A child that inherited it would take its parent's locks for its own, and the file would no
+        longer be protected from it. Commands are short, so the wait is; whoever forks in the middle of
+        one gets a child that leaves what it inherited alone.
+        """
+        self._held_opening = self._opening.acquire(timeout=FORK_PATIENCE)
+        self._held_gate = self._gate.hold(FORK_PATIENCE)
+        held: list[sqlite3.Connection] = []
+        end = time.monotonic() + FORK_PATIENCE
+        while True:
+            readers, self._readers = self._readers, []
+            held += readers
+            if len(held) == self._reading or time.monotonic() > end:
+                break
+            time.sleep(50e-6)
+        if self._held_gate and len(held) == self._reading:
+            for connection in (*held, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._writer = None
+            self._reading = 0
+            self._gate.shut()
+        else:
+            self._readers += held
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; the next command opens the file again."""
+        if self._held_gate:
+            self._gate.let_go()
+        if self._held_opening:
+            self._opening.release()
+
     def after_fork(self) -> None:
-        """In a forked child: leave the parent's connections alone, for ever.
+        """In a forked child: leave what is left of the parent's connections alone, for ever.
 
         Closing them here would touch the locks and the log that the parent is using.
         """
         forks.immortalize(self._writer, *self._readers)
         self._writer = None
         self._readers = []
+        self._reading = 0
+        self._opening = threading.Lock()
         self._gate.forget()
         self._bell.forget()
         self._worker.forget()
@@ -381,11 +432,12 @@ class SQLiteDriver:
         """Finish what is queued and close the file."""
         self._worker.close()
         self._bell.close()
-        if self._writer is None:
+        if self._writer is None and not self._readers:
             return  # the file was never opened
         with self._gate:
             writer, self._writer = self._writer, None
             readers, self._readers = self._readers, []
+            self._reading -= len(readers)
             for connection in (*readers, writer):
                 if connection is not None:
                     connection.close()

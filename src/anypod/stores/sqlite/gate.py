@@ -89,16 +89,26 @@ class Gate:
             f"disk stuck? `fuser {self.path}` shows who has it open"
         )
 
-    def forget(self) -> None:
-        """In a forked child: close the inherited file and start afresh."""
+    def hold(self, seconds: float) -> bool:
+        """Keep this process's other threads out, without locking out other processes."""
+        return self._turn.acquire(timeout=seconds)
+
+    def let_go(self) -> None:
+        """After `hold`."""
+        self._turn.release()
+
+    def shut(self) -> None:
+        """Close the file, while nobody is behind the gate; entering opens it again."""
         file, self._file = self._file, None
-        self._turn = threading.Lock()
         if file is not None:
             os.close(file)
+
+    def forget(self) -> None:
+        """In a forked child: close the inherited file and start afresh."""
+        self._turn = threading.Lock()
+        self.shut()
 
     def close(self) -> None:
         """Close the file; entering again opens it again."""
         with self._turn:
-            file, self._file = self._file, None
-            if file is not None:
-                os.close(file)
+            self.shut()
