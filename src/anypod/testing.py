@@ -81,7 +81,7 @@ class Fault(Enum):
     BEFORE_REPLY = "the server has replied, and the connection closes before the reply is passed on"
     INSIDE_REPLY = "the connection closes when half of the reply has been passed on"
     HALF_CLOSE = "the server's side ends the stream instead of the reply, without closing"
-    SILENCE = "the server has replied, and the reply never comes"
+    SILENCE = "the server has replied, and neither this reply nor any later one comes"
 
 
 class FaultProxy:
@@ -206,6 +206,7 @@ class _Pair:
         self._server = server
         self._waiting = False  # between a request and its reply
         self._fault: Fault | None = None
+        self._silent = False  # a stream loses its end, never a piece out of its middle
         self.thread = threading.Thread(target=self._run, name="fault proxy pair", daemon=True)
 
     def _run(self) -> None:
@@ -248,7 +249,8 @@ class _Pair:
             return False
         if self._fault is Fault.HALF_CLOSE:
             self._client.shutdown(socket.SHUT_WR)
-        elif self._fault is not Fault.SILENCE:
+        self._silent = self._silent or self._fault in (Fault.HALF_CLOSE, Fault.SILENCE)
+        if not self._silent:
             self._client.sendall(data)
         return True
 
