@@ -478,7 +478,7 @@ def test_a_budget_that_ends_says_what_was_left_out(project: Project) -> None:
     assert verdict.inconclusive
     assert verdict.exit_code == 2
     assert any("stale copy schedules: the time was used up" in item for item in verdict.not_tried)
-    assert verdict.claim.endswith("as far as it got.")
+    assert verdict.claim.endswith("nothing was compared.")
 
 
 def test_a_budget_that_does_not_hold_the_baselines_says_so(project: Project) -> None:
@@ -488,6 +488,7 @@ def test_a_budget_that_does_not_hold_the_baselines_says_so(project: Project) -> 
     verdict = project.prove(SHARED_WORKLOAD, options=options, log=hands, now=hands.now)
     assert verdict.outcome is Outcome.COULD_NOT_RUN
     assert "--budget" in verdict.reason
+    assert "to copy the project" in verdict.reason
 
 
 def test_an_interruption_ends_in_a_partial_verdict(project: Project) -> None:
