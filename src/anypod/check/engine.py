@@ -140,7 +140,8 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
         verdicts = judge(analysis)
         found: list[Finding] = []
         for code in rules.available():
-            if config.runs(code):
+            # Without a handler there is only configuration to judge.
+            if config.runs(code) and (analysis.entries or code == "POD110"):
                 found.extend(rules.load(code).find(analysis, verdicts))
         routes = routes_of(analysis, found)
     finally:

@@ -34,7 +34,6 @@ _OWN_BUSINESS = frozenset(
         "breakers",
         "circuit",
         "backoff",
-        "logged",
         "warned",
         "pool",
         "pools",
@@ -78,6 +77,9 @@ def _merged(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _judge(analysis: Analysis, state: State) -> Verdict | None:
+    if state.name.strip("_") in {"logged", "last_logged"}:
+        # When something was last said in the log.
+        return None
     if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):
         # Who waits for whom within one process, and what protects or reports this process alone.
         return None

@@ -7,7 +7,6 @@ baseline is keyed by rule and state, never by line, so that moving code does not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from anypod.check.config import Config
@@ -112,6 +111,8 @@ def read_baseline(path: str) -> tuple[set[str], list[Problem]]:
     """The accepted keys; a baseline that cannot be read is a problem and accepts nothing."""
     if not path:
         return set(), []
+    import json  # a baseline is rare, and the start must be quick
+
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
             content = json.load(file)
@@ -124,6 +125,8 @@ def read_baseline(path: str) -> tuple[set[str], list[Problem]]:
 
 def write_baseline(path: str, findings: Iterable[Finding]) -> int:
     """Accept these findings and return how many keys that is."""
+    import json
+
     keys = sorted({key_of(f) for f in findings})
     with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
         json.dump({"format": _FORMAT, "accepted": keys}, file, indent=1)

@@ -7,7 +7,6 @@ on one screen. Colour only on a terminal, and nothing depends on it.
 from __future__ import annotations
 
 import importlib
-import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -163,6 +162,8 @@ def concise(result: Result, *, colour: bool = False) -> str:
 def as_json(result: Result, *, colour: bool = False) -> str:
     """The whole result for programs; `docs/check.md` describes it."""
     del colour
+    import json  # only this format needs it, and the start must be quick
+
     return json.dumps(document(result), indent=1, ensure_ascii=False) + "\n"
 
 
