@@ -11,10 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from anypod.prove import plan as plans
 from anypod.prove import verdict as verdicts
-from anypod.prove.acceptance import parted
+from anypod.prove.acceptance import Accepted, parted
 from anypod.prove.baseline import Baseline, CannotRun, take
 from anypod.prove.events import (
     Divergence,
@@ -34,8 +35,7 @@ from anypod.prove.events import (
     nobody,
 )
 from anypod.prove.explain import CONFIRMATIONS, Explanation, Suspect
-from anypod.prove.fleet import Deadline, Fleet, Importing, cores, shares_a_store
-from anypod.prove.options import Options
+from anypod.prove.fleet import Deadline, Fleet, cores, shares_a_store
 from anypod.prove.plan import Plan
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
@@ -44,13 +44,40 @@ from anypod.prove.verdict import Done
 from anypod.prove.workload import Workload, route
 from anypod.replicas import Application, ReplicaError, StartFailed, World
 
-__all__ = ["Options", "prove"]
-
 ATTEMPTS = 3  # to explain one route under one kind of schedule
 MOST_WORLDS = 4
 GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
 REMOTE = "reached for "
 SHARED_BY_ALL = "not isolated: "
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to prove.
+
+    Attributes:
+        replicas: how many pods.
+        budget: seconds after which no further schedule is played.
+        seed: of the choice among equally good routings.
+        shared: paths inside the project that are volumes, not a pod's disk.
+        allow_hosts: hosts besides this machine that the service may reach.
+        strict_retry: a write that cannot be repeated is a divergence whoever sends it.
+        timeout: seconds that one request may take.
+        start_timeout: seconds that one start may take.
+        schedules: what to try.
+        accepted: differences that do not count, with their reasons.
+    """
+
+    replicas: int = 3
+    budget: float = 60.0
+    seed: int = 0
+    shared: tuple[Path, ...] = ()
+    allow_hosts: frozenset[str] = frozenset()
+    strict_retry: bool = False
+    timeout: float = 10.0
+    start_timeout: float = 30.0
+    schedules: frozenset[Kind] = frozenset(TRIED)
+    accepted: tuple[Accepted, ...] = ()
 
 
 def prove(
@@ -166,7 +193,6 @@ class _Proof:
             runs,
             self._deadline(runs.left() + GRACE),
             self.options.replicas,
-            Importing(lambda: self._open_world(import_each=True), fleet.adopt),
         )
         self._play(fleet, plan, trial)
 
@@ -241,8 +267,6 @@ class _Proof:
     def _suspect(self, fleet: Fleet[Result], trial: Trial, suspect: Suspect) -> None:
         """Look into a suspect, unless its like is explained or being looked into."""
         key = self._key(suspect)
-        if key[0] is Kind.DEPLOY and any(d.seen_at == key[1] for d in self.divergences):
-            return  # what another schedule showed needs no deploy
         if key in self._explained or self._attempts[key] >= ATTEMPTS:
             return
         if (*key, suspect.difference.where) in self._accepted:
@@ -361,14 +385,13 @@ class _Proof:
                 path = escape.removeprefix(SHARED_BY_ALL)
                 self.left_out.append(f"pods that do not share {path}")
 
-    def _open_world(self, *, import_each: bool = False) -> World:
+    def _open_world(self) -> World:
         return World(
             self.application,
             slots=max(2, self.options.replicas),
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
-            import_each=import_each,
             stop=lambda: any(deadline.interrupted for deadline in self._deadlines),
         )
 
