@@ -13,6 +13,8 @@ from anypod.stores import open_store
 from anypod.stores.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, BreakerOpen
 from anypod.testing import FaultProxy
 
+pytestmark = pytest.mark.quick
+
 KEY = "ap:t:counter:hits:sx"
 
 

@@ -15,6 +15,8 @@ from anypod.commands import Add, Claim, Existence, PatchDocument, Publish, Put, 
 from anypod.errors import ConfigurationError, RecordError
 from anypod.stores import Store, open_store
 
+pytestmark = pytest.mark.quick
+
 KEY = "ap:t:counter:hits:sx"
 
 
