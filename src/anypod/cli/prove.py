@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="anypod prove",
-        description="Runs the real service as replicas, routes, repeats and kills, and shows which "
+        description="Runs the real service as replicas, routes, repeats and kills, and shows which\n"
         "request got another answer than from one replica that never dies.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
