@@ -131,6 +131,7 @@ class _Search:
         self.known = [operation for operation in ordered if not _optional(operation)]
         self.pending = [operation for operation in ordered if _optional(operation)]
         self.alike = [repr((operation.command, operation.reply)) for operation in self.pending]
+        self.idle = [operation.idle for operation in self.known]
         self.model = model
         self.head = _events(self.known)
         self.placed: list[_Event | int] = []  # the event of a known call, or the index of a pending
@@ -140,11 +141,17 @@ class _Search:
 
     def moves(self, state: Any) -> Iterator[tuple[_Event | int, Any]]:
         """What may come next. The list is the same again whenever this goes on."""
+        found: list[tuple[_Event | int, Any]] = []
         event = self.head.after
         while event is not None and event.matching is not None:
-            for after in self.model.steps(state, event.operation):
-                yield event, after
+            steps = tuple(self.model.steps(state, event.operation))
+            if steps == (state,) and self.idle[event.index]:
+                # It may come next and changes nothing: whatever else is possible is so after it.
+                yield event, state
+                return
+            found.extend((event, after) for after in steps)
             event = event.after
+        yield from found
         if event is None:
             return
         horizon, tried = event.at, set()

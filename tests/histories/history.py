@@ -92,6 +92,26 @@ class Operation:
         """The store's clock was at most this when the command executed."""
         return NEVER if self.returned is None else self.returned + SLACK
 
+    @property
+    def idle(self) -> bool:
+        """Whether the reply says that nothing was changed, whatever stood there."""
+        command, reply = self.command, self.reply
+        if isinstance(command, c.Get | c.Total | c.ReadDocument):
+            return True
+        if isinstance(command, c.Acquire):  # a refusal may queue
+            return isinstance(reply, c.Acquired) and reply.token is None and command.patience <= 0
+        if isinstance(command, c.Add):  # with an operation id, a refusal is remembered
+            return isinstance(reply, c.Added) and (
+                reply.outcome is c.AddOutcome.REUSED
+                or (reply.outcome is c.AddOutcome.REFUSED and command.once is None)
+            )
+        return (
+            (reply is False and not isinstance(command, c.EndDocument))
+            or (isinstance(reply, c.Stored) and not reply.written)
+            or (isinstance(reply, c.Claimed) and reply.status is not c.ClaimStatus.GRANTED)
+            or (isinstance(reply, c.Patched) and reply.outcome is not c.PatchOutcome.PATCHED)
+        )
+
     def forgotten(self) -> Operation:
         """The same call, without what is known of its outcome."""
         return replace(self, reply=UNKNOWN, returned=None)

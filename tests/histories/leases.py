@@ -13,7 +13,7 @@ asks as the same waiter again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.histories.history import NEVER, UNKNOWN, Operation
 from tests.histories.values import grows
@@ -30,6 +30,8 @@ from anypod.commands import (
     Renew,
     Withdraw,
 )
+
+ROUNDING = 1_000  # µs by which a wait that a reply tells may be rounded
 
 
 def micros(seconds: float) -> int:
@@ -51,6 +53,18 @@ class Span(NamedTuple):
 
     def may_last(self, now: Span) -> bool:
         return now.soon < self.late
+
+    def begun_by(self, now: Span, seconds: float) -> Span:
+        """The same, knowing that what lasts for so long had begun by now."""
+        late = min(self.late, now.plus(seconds).late)
+        return self if late == self.late else Span(min(self.soon, late), late)
+
+    def told(self, now: Span, wait: float) -> Span | None:
+        """The same, knowing that it ends after so many seconds from now; None if it cannot."""
+        told = now.plus(wait)
+        soon = max(self.soon, told.soon - ROUNDING)
+        late = min(self.late, told.late + ROUNDING)
+        return Span(soon, late) if soon <= late else None
 
 
 def _span(operation: Operation) -> Span:
@@ -83,6 +97,7 @@ class Waiting(NamedTuple):
 
     waiter: str
     until: Span
+    patience: float
     doubtful: bool = False  # it may have been dropped already, by a command that clears the dead
 
 
@@ -111,6 +126,7 @@ class LockModel:
 
     def steps(self, state: Lock, operation: Operation) -> Iterable[Lock]:
         command = operation.command
+        state = _begun(state, _span(operation))
         if isinstance(command, Acquire):
             assert command.limit == 1
             return _acquire(state, command, operation)
@@ -120,6 +136,22 @@ class LockModel:
             return _renew_lock(state, command, operation)
         assert isinstance(command, Withdraw)
         return _withdraw(state, command, operation)
+
+
+def _begun(state: Lock, now: Span) -> Lock:
+    """What is known of a state when something happens in it: all that made it has happened."""
+    holder, queue = state.holder, state.queue
+    if holder is not None and holder.until.late > now.plus(holder.lease).late:
+        holder = holder._replace(until=holder.until.begun_by(now, holder.lease))
+    if any(each.until.late > now.plus(each.patience).late for each in queue):
+        queue = tuple(
+            each._replace(until=each.until.begun_by(now, each.patience)) for each in queue
+        )
+    return (
+        state
+        if holder is state.holder and queue is state.queue
+        else Lock(state.last, holder, queue)
+    )
 
 
 def _acquire(state: Lock, command: Acquire, operation: Operation) -> Iterator[Lock]:
@@ -208,6 +240,11 @@ def _refused(
             return
     elif not (held if reply.held else queued):
         return
+    else:
+        seen = _wait_seen(state, reply, now, ahead)
+        if seen is None:
+            return
+        state = seen
     if command.patience <= 0:
         if reply is UNKNOWN or reply.position == 0:
             yield state
@@ -218,8 +255,28 @@ def _refused(
             return
         if place == sure:
             alive = tuple(each for each in alive if not each.until.may_be_over(now))
-    me = Waiting(command.waiter, now.plus(command.patience))
+    me = Waiting(command.waiter, now.plus(command.patience), command.patience)
     yield state._replace(queue=(*alive, me, *_cleared(behind, now)))
+
+
+def _wait_seen(state: Lock, reply: Acquired, now: Span, ahead: tuple[Waiting, ...]) -> Lock | None:
+    """What a refusal tells about the lease: it waits for the first end of all that is ahead."""
+    told = now.plus(reply.wait)
+    first = min((each.until.soon for each in ahead if each.until.may_last(now)), default=NEVER)
+    sure = min(
+        (each.until.late for each in ahead if not each.until.may_be_over(now)), default=NEVER
+    )
+    if told.soon - ROUNDING > sure:
+        return None
+    holder = state.holder
+    if not reply.held or holder is None:
+        return None if told.late + ROUNDING < first else state
+    if first > told.late + ROUNDING:  # then it is the holder's lease that was told
+        until = holder.until.told(now, reply.wait)
+    else:
+        soon = max(holder.until.soon, told.soon - ROUNDING)
+        until = Span(soon, holder.until.late) if soon <= holder.until.late else None
+    return None if until is None else state._replace(holder=holder._replace(until=until))
 
 
 def _release(state: Lock, command: Release, operation: Operation) -> Iterator[Lock]:
@@ -260,6 +317,7 @@ class Claiming(NamedTuple):
     fingerprint: str
     token: int
     least: int
+    lease: float
     until: Span
     attempt: int
     outcome: bytes | None
@@ -280,6 +338,11 @@ class ClaimModel:
 
     def steps(self, state: Record, operation: Operation) -> Iterable[Record]:
         command, reply = operation.command, operation.reply
+        now = _span(operation)
+        if state.claim is not None:
+            until = state.claim.until.begun_by(now, state.claim.lease)
+            if until is not state.claim.until:
+                state = state._replace(claim=state.claim._replace(until=until))
         if isinstance(command, Claim):
             return _claim(state, command, operation)
         claim = state.claim
@@ -292,8 +355,9 @@ class ClaimModel:
             if isinstance(command, Abandon):
                 after.append(state._replace(claim=None))
             else:
-                until = _span(operation).plus(command.lease)
-                after.append(state._replace(claim=claim._replace(until=until)))
+                until = now.plus(command.lease)
+                renewed = claim._replace(lease=command.lease, until=until)
+                after.append(state._replace(claim=renewed))
         if reply is not True and not (held and claim is not None and claim.token):
             after.append(state)
         return after
@@ -315,15 +379,8 @@ def _claim(state: Record, command: Claim, operation: Operation) -> Iterator[Reco
             if reply in (UNKNOWN, told):
                 yield state
             return
-        if claim.until.may_last(now) and (
-            reply is UNKNOWN
-            or (
-                reply.status is ClaimStatus.IN_FLIGHT
-                and reply.attempt == claim.attempt
-                and reply.wait > 0
-            )
-        ):
-            yield state
+        if claim.until.may_last(now):
+            yield from _in_flight(state, claim, reply, now)
     attempt = 1 if claim is None else claim.attempt + 1
     if reply is UNKNOWN:
         token, least = 0, max(state.last + 1, now.soon)
@@ -337,7 +394,18 @@ def _claim(state: Record, command: Claim, operation: Operation) -> Iterator[Reco
     if claim is not None and not claim.until.may_be_over(now):
         return
     until = now.plus(command.lease)
-    yield Record(least, Claiming(command.fingerprint, token, least, until, attempt, None))
+    made = Claiming(command.fingerprint, token, least, command.lease, until, attempt, None)
+    yield Record(least, made)
+
+
+def _in_flight(state: Record, claim: Claiming, reply: Any, now: Span) -> Iterator[Record]:
+    if reply is UNKNOWN:
+        yield state
+    elif reply.status is ClaimStatus.IN_FLIGHT and reply.attempt == claim.attempt:
+        until = claim.until.told(now, reply.wait)
+        if until is not None and reply.wait > 0:
+            same = until == claim.until
+            yield state if same else state._replace(claim=claim._replace(until=until))
 
 
 def _complete(state: Record, command: Complete, operation: Operation) -> Iterator[Record]:
