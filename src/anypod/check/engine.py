@@ -104,6 +104,15 @@ def _facts(
             missing.append(path)
         else:
             known[path] = found
+    if len(missing) < _FEW and not store.file:
+        # Nothing to send and nothing to store.
+        for path in missing:
+            facts, trouble = read_facts(path)
+            if trouble is not None:
+                problems.append(Problem(path, *trouble))
+            if facts is not None:
+                known[path] = facts
+        return {path: known[path] for path in files if path in known}
     read = (
         in_processes(_read_for_pipe, missing, processes)
         if len(missing) >= _FEW and processes > 1

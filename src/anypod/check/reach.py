@@ -34,7 +34,7 @@ from anypod.check.facts import (
 )
 from anypod.check.frames import Frame, Obj, Objects, walk
 
-_PASSES = 3
+_PASSES = 2
 _DEEPEST_STARTUP = 3
 
 
