@@ -28,13 +28,20 @@ examples:
 exit codes: 0 nothing found, 1 errors (with --strict: warnings too), 2 nothing could be checked"""
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Of a fixed width: asking for the terminal's imports the archive modules of the standard library."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
         prog="anypod check",
         description="Finds, without importing the code, state that breaks with a second replica.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     found.add_argument(
         "paths", nargs="*", metavar="PATH", help="files and directories (default: .)"
