@@ -216,11 +216,12 @@ class Idempotency:
 
     def claim_flow(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
         """Claim, waiting for whoever is at work; the reply is granted or complete."""
+        address = self.address(key)
         patience = time.monotonic() + wait
         pause = _FIRST_PAUSE
         while True:
             asked = time.monotonic()
-            claimed: Claimed = yield Claim(self.address(key), fingerprint, self.lease, self.ttl)
+            claimed: Claimed = yield Claim(address, fingerprint, self.lease, self.ttl)
             if claimed.status is ClaimStatus.REUSED:
                 raise KeyReused(
                     f"idempotency {self.name!r}: this key belongs to an operation with other "
@@ -231,7 +232,7 @@ class Idempotency:
             if claimed.status is ClaimStatus.GRANTED:
                 if time.monotonic() - asked < self.lease:
                     return claimed
-                yield Abandon(self.address(key), claimed.token)
+                yield Abandon(address, claimed.token)
                 raise LeaseLost(
                     f"idempotency {self.name!r}: the lease of {self.lease:g} s was over before the store's "
                     f"answer came; nothing was done. A lease must be many times longer than an exchange"

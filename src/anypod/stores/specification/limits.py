@@ -158,7 +158,9 @@ def _counting(policy: Policy) -> tuple[str, _Count]:
 
 
 def _take(command: Take, table: Table, now: int) -> Taken:
-    record = load(table, command.key, TakeRecord)
+    record = table.load(command.key)
+    if record is not None and type(record) is not TakeRecord:
+        record = load(table, command.key, TakeRecord)  # says what is wrong
     cost = command.cost
     if len(command.policies) == 1:  # as below, for the commonest case
         name, count = _counting(command.policies[0])
