@@ -57,9 +57,14 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 
 
 def redact(url: str) -> str:
-    """The URL without its passwords, for messages."""
-    url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", url, count=1)
-    return re.sub(r"([?&][a-z_]*password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+    """The URL without its passwords, for messages; also of one that is not quite a URL."""
+    address, mark, query = url.partition("?")
+    if "@" in query and "@" not in address and "://" not in query:
+        address, mark, query = url, "", ""  # the question mark belongs to the password
+    address = re.sub(r"(//[^/:@]*:).*@", r"\1***@", address, flags=re.DOTALL)
+    query = re.sub(r"(//[^/:@&]*:)[^&]*@", r"\1***@", query)
+    query = re.sub(r"(?i)((?:^|&)[a-z_]*(?:password|secret|token)=)[^&]*", r"\1***", query)
+    return address + mark + query
 
 
 class Store:
@@ -263,6 +268,11 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
         near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(DRIVERS))}"
         raise ConfigurationError(f"{redact(url)!r} names no store: no scheme {scheme!r}; {hint}")
+    if scheme != "sqlite" and "@" not in urlsplit(url).netloc and "***" in redact(url):
+        raise ConfigurationError(
+            f"{redact(url)!r} cannot be read: in a user or password write / as %2F, ? as %3F, # as %23, "
+            f"@ as %40 (urllib.parse.quote does)"
+        )
     module, extra = DRIVERS[scheme]
     try:
         driver: Driver = importlib.import_module(module).open_driver(url)
