@@ -268,7 +268,8 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
         near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(DRIVERS))}"
         raise ConfigurationError(f"{redact(url)!r} names no store: no scheme {scheme!r}; {hint}")
-    if scheme != "sqlite" and "@" not in urlsplit(url).netloc and "***" in redact(url):
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if scheme != "sqlite" and "@" not in authority and "***@" in redact(url).partition("?")[0]:
         raise ConfigurationError(
             f"{redact(url)!r} cannot be read: in a user or password write / as %2F, ? as %3F, # as %23, "
             f"@ as %40 (urllib.parse.quote does)"
