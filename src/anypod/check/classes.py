@@ -50,7 +50,7 @@ class Classes:
         if found is None:
             used = self._contexts.get(function.key, 0)
             if used >= _CONTEXTS_PER_FUNCTION and bindings:
-                return self.frame(function, (), None, startup)
+                return self.frame(function, (), outer, startup)
             self._contexts[function.key] = used + 1
             found = Frame(len(self.frames), function, bindings, outer, startup)
             self.frames.append(found)

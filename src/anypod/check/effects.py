@@ -161,7 +161,8 @@ def is_session(dotted: str) -> bool:
             part in lowered
             for part in (
                 "session",
-                ".db.",
+                "?.db.",
+                "sqlmodel",
                 "database",
                 "sqlalchemy",
                 "sqlmodel",

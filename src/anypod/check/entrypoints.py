@@ -348,6 +348,8 @@ class EntryPoints(Injection):
         method = self.resolver.method(key, "__call__")
         if method is None:
             return False
+        if key[1].endswith(("Response", "Responder")):
+            return True
         function = method[1]
         given = {
             ("p", i)

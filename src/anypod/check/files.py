@@ -73,6 +73,7 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
     """Writes by file."""
     found: dict[str, dict[tuple[str, int], FileWrite]] = {}
     removed = _removed(analysis)
+    told: set[tuple[str, int]] = set()
     for external in analysis.externals:
         for path, text in _written(analysis, external):
             if _is_temporary(analysis, path, external.frame):
@@ -80,7 +81,9 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
             if text == "removed" or _is_removed_here(analysis, path, external.frame, removed):
                 continue
             label = label_of(analysis, path, external.frame)
-            if not label and not external.dotted.startswith("request"):
+            if not label and not (
+                external.dotted.startswith("request") and _is_a_path(analysis, path, external.frame)
+            ):
                 # Nothing says where this goes.
                 continue
             severity = (
@@ -95,6 +98,10 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
                 severity,
             )
             key = (external.frame.function.module, external.line)
+            if key in told and key not in found.get(write.label, {}):
+                # Another caller gives another path: the place is told once.
+                continue
+            told.add(key)
             found.setdefault(write.label, {}).setdefault(key, write)
     return {label: list(group.values()) for label, group in found.items()}
 
@@ -137,10 +144,19 @@ def _saves_a_file(analysis: Analysis, external: External, path: Value) -> bool:
         ("request", "PIL.", "?.file", "?.image", "?.img", "?.upload", "?.photo", "pandas.")
     ):
         return path[0] != "x" and not _is_buffer(analysis, path, external.frame)
-    names = list(analysis.names_of(path, external.frame))
+    if "storage" in external.dotted.lower():
+        # The framework's storage is configuration.
+        return False
+    return _is_a_path(analysis, path, external.frame) and not _is_buffer(
+        analysis, path, external.frame
+    )
+
+
+def _is_a_path(analysis: Analysis, path: Value, frame: Frame) -> bool:
     return any(
-        "path" in n.lower() or "filename" in n or "folder" in n.lower() for n in names
-    ) and not _is_buffer(analysis, path, external.frame)
+        "path" in n.lower() or "filename" in n or "folder" in n.lower() or "upload" in n.lower()
+        for n in analysis.names_of(path, frame)
+    )
 
 
 def _is_buffer(analysis: Analysis, value: Value, frame: Frame) -> bool:

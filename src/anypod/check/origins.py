@@ -148,6 +148,9 @@ def is_loader(dotted: str) -> bool:
         return any(word in lowered for word in _STORES)
     # A function that was not checked says by its name what it does.
     plain = dotted.removeprefix("?.")
+    if plain == dotted and words.words(last) & {"load", "api", "select", "remote"}:
+        # `yaml.safe_load`, `load_model`: a library's loaders read files of the image.
+        return False
     return (
         not plain.startswith(("builtins.", "os.", "json."))
         and bool(words.words(last) & _NAMES_OF_LOADERS)

@@ -352,7 +352,11 @@ class Names(Places):
         if owner is not None and not own:
             place_of_class: Obj = ("P", ("c", owner.module, owner.qualname), (f".{name}",))
             held = self.held(place_of_class)
-            if held and all(h[0] == "J" for h in held):
+            if held and all(
+                h[0] == "J"
+                or (h[0] == "I" and self.external_bases(h[1]) and not self.container_kind(h[1]))
+                for h in held
+            ):
                 # A descriptor (a column, a form field): each instance has its own value.
                 return held
             return self.settle(place_of_class)

@@ -131,7 +131,16 @@ def _what(analysis: Analysis, effect: Value, frame: Frame) -> str:
         if one[0] == "a" and one[2] == effect[KEY] and _same(one[1], effect[TARGET]):
             if value[0] == "o" and value[1] == "Not":
                 return "toggle"
-            return "increment" if value[0] == "o" else "document"
+            if value[0] == "o":
+                return "increment"
+            copied = {
+                "builtins.dict",
+                "builtins.list",
+                "copy.copy",
+                "copy.deepcopy",
+                "builtins.set",
+            }
+            return "document" if copied & set(analysis.externals_in(value, frame)) else ""
     return ""
 
 
