@@ -8,6 +8,7 @@ from anypod import SessionEnded, State
 from anypod.commands import EndDocument, PatchDocument, ReadDocument
 from anypod.errors import Conflict
 from anypod.keys import encode
+from anypod.primitives import session_index
 from anypod.primitives.session import Session, Sessions
 from anypod.primitives.session_index import MAKING, Entry
 
@@ -79,8 +80,12 @@ def test_the_index_heals_itself_on_read(state: State, sessions: Sessions) -> Non
     assert all(sessions.load(session.id) is None for session in gone)
 
 
-def test_a_login_in_progress_is_no_ghost(sessions: Sessions) -> None:
+@pytest.mark.parametrize("moment", [1_000_000_000.01, 1_000_000_000.99])
+def test_a_login_in_progress_is_no_ghost(
+    sessions: Sessions, moment: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between its entry in the index and its document, a list does not take a session for dead."""
+    monkeypatch.setattr(session_index.time, "time", lambda: moment)
     session = sessions.new()
     session["n"] = 1
     flow = sessions.bind(session.id, encode(7), {}, None)

@@ -25,7 +25,9 @@ from anypod.flow import Flow
 if TYPE_CHECKING:
     from anypod.primitives.session import Sessions
 
-MAKING: Final = 60.0  # seconds in which a session follows its entry in the index
+MAKING: Final = (
+    60.0  # seconds in which a session follows its entry in the index, clocks' difference included
+)
 MARGIN: Final = 60.0  # seconds for which indices and tombstones outlive the longest session
 ROUNDS: Final = 8  # of an erasure, while new sessions keep coming
 
@@ -65,7 +67,7 @@ class Entry:
 
     def encoded(self) -> bytes:
         """The field's value."""
-        return f"{self.made:.0f} {self.absolute!r} {self.previous or ''}".encode()
+        return f"{int(self.made)} {self.absolute!r} {self.previous or ''}".encode()
 
     @classmethod
     def of(cls, value: bytes) -> Entry:
@@ -114,7 +116,7 @@ def listed(sessions: Sessions, user_key: str, current: str | None) -> Flow[list[
             changed = datetime.fromtimestamp(document.version / 1e6, UTC)
             age = max(0.0, absolute - left)
             found.append(SessionInfo(handle, age, left, changed, handle == current))
-        elif not 0 <= now - entry.made < MAKING:
+        elif abs(now - entry.made) >= MAKING:
             yield from buried(sessions, handle)
             ghosts.append(handle)
     yield from left_out(sessions, user_key, tuple(ghosts))
