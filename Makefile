@@ -2,7 +2,7 @@
 #   make demo   the main job: both twins of the shop, checked and proved
 #   make test   every test, real servers included (they come as wheels)
 #
-# PYTHON=python3.12 make test    chooses the interpreter
+# PYTHON=python3.12 make test    chooses the interpreter with which .venv is made (after make clean)
 
 PYTHON ?= python3
 VENV   := .venv
