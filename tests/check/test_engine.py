@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anypod.check import check_paths
+from anypod.check import check_paths, check_sources
 from anypod.check.pool import in_processes
 
 APP = """\
@@ -72,3 +72,17 @@ def test_a_process_that_dies_costs_nothing_but_time() -> None:
         return item.upper()
 
     assert in_processes(work, ["a", "b", "c"], 2) == ["A", "B", "C"]
+
+
+def test_every_function_behind_a_common_decorator_is_followed() -> None:
+    handlers = "".join(
+        f"\n\n@app.get('/{n}')\n@guarded\ndef h{n}():\n    seen{n}.append(1)\n    return str(seen{n})\n\n\nseen{n} = []\n"
+        for n in range(40)
+    )
+    source = (
+        "from flask import Flask\n\napp = Flask(__name__)\n\n\n"
+        "def guarded(view):\n    def inner(*args, **kwargs):\n        return view(*args, **kwargs)\n\n    return inner\n"
+    )
+    result = check_sources({"app.py": source + handlers})
+    assert len(result.findings) == 40
+    assert len(result.routes) == 40

@@ -49,7 +49,9 @@ class Classes:
         found = self._interned.get(key)
         if found is None:
             used = self._contexts.get(function.key, 0)
-            if used >= _CONTEXTS_PER_FUNCTION and bindings:
+            # A decorator is entered once for each function that it wraps: those must not be confused.
+            wraps = startup and any(o[0] == "F" for group in bindings for o in group)
+            if used >= _CONTEXTS_PER_FUNCTION and bindings and not wraps:
                 return self.frame(function, (), outer, startup)
             self._contexts[function.key] = used + 1
             found = Frame(len(self.frames), function, bindings, outer, startup)
