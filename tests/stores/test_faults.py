@@ -16,6 +16,6 @@ def test_a_broken_exchange_is_told_as_it_is(kind: str, request: pytest.FixtureRe
     port = request.getfixturevalue(f"{kind}_server").port
 
     def through(proxy: FaultProxy) -> object:
-        return open_store(proxy.url(url) + "?timeout=0.15")
+        return open_store(proxy.url(url) + "?timeout=1")
 
     verify_faults(lambda: open_store(url), through, ("127.0.0.1", port))

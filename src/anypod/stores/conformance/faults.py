@@ -23,6 +23,7 @@ LONG: Final = 3_600.0
 POLICY: Final = c.Policy(c.Algorithm.GCRA, limit=10, period=36_000.0, burst=10)
 
 EXECUTED: Final = {Fault.BEFORE_REPLY, Fault.INSIDE_REPLY, Fault.HALF_CLOSE, Fault.SILENCE}
+SILENT_EVERY: Final = 4  # cases
 NOT_EXECUTED: Final = {Fault.BEFORE_REQUEST, Fault.INSIDE_REQUEST}
 
 
@@ -149,7 +150,7 @@ def verify_faults(
 
     Args:
         direct: opens the store without a proxy.
-        through: opens it through this one, with time limits of a fraction of a second.
+        through: opens it through this one, with time limits of about a second.
         upstream: host and port of the server.
 
     Raises:
@@ -158,9 +159,11 @@ def verify_faults(
     with FaultProxy(*upstream) as proxy, direct() as truth, asyncio.Runner() as runner:
         store = through(proxy)
         try:
-            for case in CASES:
+            for place, case in enumerate(CASES):
                 _count(case, store, truth, proxy, runner)
                 for fault in Fault:
+                    if fault is Fault.SILENCE and place % SILENT_EVERY:
+                        continue  # each costs a whole time limit, and all fail alike
                     _fail(case, fault, store, truth, proxy, None)
                     _fail(case, fault, store, truth, proxy, runner)
             _recover(store, proxy, runner)
