@@ -16,7 +16,7 @@ from anypod import State, StoreUnavailable
 from anypod.commands import Claim, Command, Complete, Get, PatchDocument, Put, Take
 from anypod.errors import RecordError
 from anypod.primitives.degraded import MOST_SUBJECTS
-from anypod.primitives.rate_limit import REMEMBERED_DENIALS
+from anypod.primitives.rate_limit import REMEMBERED_DENIALS, REMEMBERED_KEYS
 from anypod.stores.memory import SWEEP_EVERY, MemoryDriver
 
 from .conftest import advance
@@ -138,6 +138,10 @@ def test_keys_without_end_are_bounded_here(monkeypatch: pytest.MonkeyPatch) -> N
         local = state.rate_limit("local", "9/hour", unavailable="local", replicas=3)
         for number in range(MOST_SUBJECTS + 1_000):
             local.hit(number)
+            local.hit(f"{number}")
+        assert len(local._known) <= REMEMBERED_KEYS
+        local.hit("x" * 1_000_000)
+        assert max(map(len, local._known)) <= 64
         assert local._local is not None
         assert len(local._local._arrivals) <= MOST_SUBJECTS
 

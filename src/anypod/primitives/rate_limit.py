@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from anypod.stores import Store
 
 REMEMBERED_DENIALS: Final = 16_384  # per limit
+REMEMBERED_KEYS: Final = 4_096  # per limit, of up to …
+LONGEST_KNOWN: Final = 64  # characters
 
 OnUnavailable = Literal["raise", "deny", "allow", "local"]
 
@@ -150,6 +152,7 @@ class RateLimit:
         self._local = None if replicas is None else LocalQuota(name, replicas)
         self._denials = _Denials()
         self._prefix = ""
+        self._known: dict[str, str] = {}  # addresses of keys that came lately, without overrides
 
     def hit(self, key: Key = None, *, cost: int = 1) -> Decision:
         """Take `cost` units from the subject's quota, or be refused.
@@ -160,9 +163,8 @@ class RateLimit:
         """
         # Spelt out without a flow, and so is its twin: of all calls this is the one that is in the way of
         # every request. What is decided is decided in the methods that both use.
-        if self._overrides is None and self._prefix:
-            address, policies = self._prefix + encode(key), self.policies
-        else:
+        address, policies = self._known.get(key) if type(key) is str else None, self.policies
+        if address is None:
             address, policies = self._subject(key)
         if self._denials.until and (denied := self._denied(address, cost)) is not None:
             return denied
@@ -177,9 +179,8 @@ class RateLimit:
 
     async def ahit(self, key: Key = None, *, cost: int = 1) -> Decision:
         """`hit`, awaiting."""
-        if self._overrides is None and self._prefix:
-            address, policies = self._prefix + encode(key), self.policies
-        else:
+        address, policies = self._known.get(key) if type(key) is str else None, self.policies
+        if address is None:
             address, policies = self._subject(key)
         if self._denials.until and (denied := self._denied(address, cost)) is not None:
             return denied
@@ -235,7 +236,12 @@ class RateLimit:
         if not self._prefix:
             self._prefix = self._store.prefix("rate", self.name)
         if self._overrides is None:
-            return self._prefix + encode(key), self.policies
+            address = self._prefix + encode(key)
+            if type(key) is str and len(key) <= LONGEST_KNOWN:
+                if len(self._known) >= REMEMBERED_KEYS:
+                    self._known.clear()
+                self._known[key] = address
+            return address, self.policies
         other = self._overrides(key)
         policies = self.policies if other is None else self._override(other)
         return self._prefix + encode(key), policies
