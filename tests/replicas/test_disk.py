@@ -146,6 +146,20 @@ def test_a_snapshot_sees_it(disk, deed):
     assert diff(before, snapshot(disk.path, before))
 
 
+def test_an_old_file_rewritten_under_its_old_time_is_seen(disk):
+    path = disk.path / "top.txt"
+    os.utime(path, ns=(0, 0))
+    disk.capture()
+    before = snapshot(disk.path)
+    assert not before["top.txt"].content  # too old to be hashed
+    _rewrite_secretly(path, "t0p")
+    while path.stat().st_ctime_ns == before["top.txt"].ctime:  # one tick of the file system's clock
+        _rewrite_secretly(path, "t0p")
+    assert diff(before, snapshot(disk.path, before)) == ["top.txt"]
+    disk.restore()
+    assert path.read_text() == "top"
+
+
 def test_what_was_captured_beyond_the_origin_comes_back(image, disk):
     (disk.path / "made.txt").write_text("made")
     (disk.path / "top.txt").write_text("changed before")

@@ -2,7 +2,8 @@
 
 A pod starts on the image's files and loses what it wrote. Here the image is a copy of the project
 tree, made once per world; each slot gets its own, and between two replicas of a slot only what
-changed is written again: a snapshot maps every path to its inode, times, size and mode. A file whose
+changed is written again: a snapshot maps every path to its inode, times, size and mode; the time of
+the last status change is among them, which no program can set back. A file whose
 modification time is as young as the snapshot could change again within one tick of the clock, so the
 content of young files is hashed as well.
 """
@@ -54,6 +55,7 @@ class Entry:
     mode: int
     target: str = ""
     content: str = ""
+    ctime: int = 0
 
 
 def copy_tree(
@@ -185,6 +187,7 @@ def snapshot(root: Path, earlier: Mapping[str, Entry] | None = None) -> dict[str
                     info.st_size,
                     stat.S_IMODE(info.st_mode),
                     content=_hash(Path(item.path)) if young and info.st_size <= _HASHED else "",
+                    ctime=info.st_ctime_ns,
                 )
         except FileNotFoundError:
             continue  # the service removed it while we looked
@@ -199,9 +202,10 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
     if one is None or other is None:
         return one is other
     content = one.content == other.content or not (one.content and other.content)
-    plain = (one.kind, one.inode, one.mtime, one.size, one.mode, one.target)
+    plain = (one.kind, one.inode, one.mtime, one.size, one.mode, one.target, one.ctime)
     return content and plain == (
-        other.kind, other.inode, other.mtime, other.size, other.mode, other.target
+        other.kind, other.inode, other.mtime, other.size, other.mode, other.target,
+        other.ctime,
     )  # fmt: skip
 
 
