@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ from anypod.prove.events import (
     Verdict,
 )
 from anypod.prove.schedules import Kind
-from anypod.report.console import ConsoleReport
+from anypod.report.console import ConsoleReport, told_divergence
 
 pytestmark = pytest.mark.quick
 
@@ -159,6 +160,17 @@ def test_progress_is_only_for_terminals() -> None:
     progress = Progress("playing", 1, 4, 1)
     assert "playing" not in said(PLANNED, progress)
     assert "1/4 schedules" in said(PLANNED, progress, force_terminal=True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_request_and_its_answer_stay_on_one_line(width: int) -> None:
+    body = '{"name": "Mug", "price_cents": 1250, "stock": 20, "shelf": "third from the left", "sold": 0}'
+    requests = (told(1, "PUT /data/mug", body=body), told(2, "GET /counter"))
+    text = told_divergence(replace(COUNTER, requests=requests), width).plain
+    (line,) = (line for line in text.splitlines() if "PUT" in line)
+    assert len(line) <= width
+    assert line.endswith("→ pod 1   200")
+    assert ("1250" in line) == (width >= 100)
 
 
 def test_quiet_keeps_the_differences_and_the_claim() -> None:

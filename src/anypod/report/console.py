@@ -26,6 +26,8 @@ from anypod.report.words import (
 )
 
 LONGEST = 400
+WIDEST = 120  # columns; beyond it an arrow is too far from what it points from
+BESIDE = 36  # columns for the number, the pod, the status and a mark beside a request
 
 
 class ConsoleReport:
@@ -101,12 +103,12 @@ class ConsoleReport:
 
     def _finished(self, verdict: Verdict) -> None:
         for divergence in verdict.divergences:
-            self._say(told_divergence(divergence))
+            self._say(told_divergence(divergence, self._console.width))
         if not self._quiet:
             for divergence in verdict.accepted:
-                self._say(told_divergence(divergence))
+                self._say(told_divergence(divergence, self._console.width))
             for stale in verdict.stale:
-                self._say(told_stale(stale))
+                self._say(told_stale(stale, self._console.width))
         self._say(told_verdict(verdict, quiet=self._quiet))
 
     def _progress(self, event: events.Progress) -> None:
@@ -126,7 +128,7 @@ class ConsoleReport:
         console.print(text, soft_wrap=not console.is_terminal)
 
 
-def told_divergence(divergence: Divergence) -> Text:
+def told_divergence(divergence: Divergence, width: int = 80) -> Text:
     """A difference as a person would tell it."""
     text = Text()
     text.append(
@@ -137,7 +139,7 @@ def told_divergence(divergence: Divergence) -> Text:
     text.append(f"   {divergence.schedule}{also}\n", "cyan")
     if divergence.seen_at != divergence.route:
         text.append(f"  seen at {divergence.seen_at}\n")
-    text.append_text(_requests(divergence.requests))
+    text.append_text(_requests(divergence.requests, width))
     text.append_text(_sides(divergence.where, divergence.expected, divergence.got))
     text.append(f"  {why(divergence)}\n")
     if divergence.rule is not None:
@@ -151,14 +153,14 @@ def told_divergence(divergence: Divergence) -> Text:
     return text
 
 
-def told_stale(stale: Stale) -> Text:
+def told_stale(stale: Stale, width: int = 80) -> Text:
     """An accepted old answer."""
     text = Text()
     text.append("\nSTALE", "bold yellow")
     text.append(f"    {stale.route}", "bold")
     source = f"the cache {stale.cache!r}" if stale.cache else "the workload (# @stale)"
     text.append(f"   stale ≤ {duration(stale.seconds)}, declared by {source}\n", "cyan")
-    text.append_text(_requests(stale.requests))
+    text.append_text(_requests(stale.requests, width))
     text.append_text(_sides(stale.where, stale.expected, stale.got))
     return text
 
@@ -203,16 +205,17 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
     return text
 
 
-def _requests(requests: tuple[Told, ...]) -> Text:
+def _requests(requests: tuple[Told, ...], width: int) -> Text:
+    most = max(20, min(width, WIDEST) - BESIDE)
     shown = [sent(request) for request in requests]
-    longest = min(44, max(map(len, shown), default=0))
+    longest = min(most, max(map(len, shown), default=0))
     text = Text()
     for number, (request, line) in enumerate(zip(requests, shown, strict=True), start=1):
         if request.moved:
             text.append(f"       pod {request.pod} is killed; it starts elsewhere, disk empty\n")
         special = marks(request)
         text.append(
-            f"  {number:>3}  {cut(line, 44):<{longest}} → pod {request.pod}   {answered(request)}"
+            f"  {number:>3}  {cut(line, most):<{longest}} → pod {request.pod}   {answered(request)}"
         )
         text.append(f"  {special}\n" if special else "\n", "yellow")
     return text
