@@ -135,7 +135,9 @@ def summary(result: Result, style: Style | None = None) -> str:
         routes = f"no request handlers in {result.files} {'file' if result.files == 1 else 'files'}"
     errors = result.errors
     warnings = len(result.findings) - errors
-    if not result.findings:
+    if not result.lines:
+        verdict = "nothing was checked"
+    elif not result.findings:
         verdict = "nothing found"
     else:
         verdict = ", ".join(
