@@ -14,7 +14,7 @@ from anypod.prove.schedules import Kind
 pytestmark = pytest.mark.quick
 
 COVERAGE = Coverage(28, 300, (40, 40), (13, 13), (378, 378), (9, 9), (9, 9), (12, 12))
-CLEAN = Verdict(Outcome.NO_DIFFERENCE, "28 requests: no response differed.", COVERAGE)
+CLEAN = Verdict(Outcome.NO_DIFFERENCE, "28 requests: no response differed.", coverage=COVERAGE)
 FINDINGS = (
     Finding("POD107", "add", 67),
     Finding("POD101", "request_count", 20),
@@ -31,7 +31,9 @@ def divergence(route: str, kind: Kind = Kind.ANOTHER_POD) -> Divergence:
 
 def different(*routes: str) -> Verdict:
     found = tuple(divergence(route) for route in routes)
-    return Verdict(Outcome.DIFFERENT, f"{len(found)} routes differ.", COVERAGE, found)
+    return Verdict(
+        Outcome.DIFFERENT, f"{len(found)} routes differ.", coverage=COVERAGE, divergences=found
+    )
 
 
 BROKEN = Seen(
