@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 LOCK   := requirements/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check bench format lock clean
+.PHONY: help demo test quick check bench soak truth-check format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -40,6 +40,12 @@ format: $(VENV)/.installed ## let ruff rewrite what it can
 
 bench: $(VENV)/.installed ## each speed beside its peer, in one run, as a ratio
 	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.installed ## the long truths; their committed results are in docs/evidence/
+	$(PYTEST) -m soak tests/soak
+
+truth-check: $(VENV)/.installed ## recall and precision of the checker on its labelled corpus
+	$(BIN)/python -m tests.check.truth
 
 lock: ## pin the tools again (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate \
