@@ -287,7 +287,12 @@ def started(project: Project, mark: str, wanted: str) -> subprocess.Popen[str]:
 def test_interrupted_it_reports_what_it_has_and_leaves_nothing(
     project: Project, number: signal.Signals
 ) -> None:
-    project.write(APP)
+    # Each answer takes its time, so that the signal comes long before the last one.
+    project.write(
+        APP.replace(
+            "def app(environ, start):", "def app(environ, start):\n        time.sleep(0.02)"
+        ).replace("visits = []", "import time\n    visits = []")
+    )
     mark = uuid.uuid4().hex
     tool = started(project, mark, "plan:")
     assert len(left(mark)) > 1
@@ -319,7 +324,7 @@ def test_interrupted_while_the_application_starts_it_leaves_nothing(
     worlds = min(cores(), 4)
     assert until(lambda: imports.exists() and len(imports.read_text()) == worlds, 30.0)
     tool.send_signal(signal.SIGINT)
-    out, err = tool.communicate(timeout=20)
+    out, err = tool.communicate(timeout=60)
     assert tool.returncode == 2
     assert "interrupted before" in out
     assert "Traceback" not in err

@@ -233,12 +233,12 @@ def test_many_commands_are_one_exchange(postgres_url: str) -> None:
         open_store(proxy.url(postgres_url)) as store,
     ):
         key = fresh()
-        batch: list[c.Command[Any]] = [c.Add(key), c.Put(key + "v", b"x"), c.Total(key)] * 10
+        batch: list[c.Command[Any]] = [c.Add(key), c.Put(key + "v", b"x"), c.Total(key)] * 3
         store.driver.execute_many(batch)
         before = proxy.exchanges
         replies = store.driver.execute_many(batch)
         assert proxy.exchanges - before == 1
-        assert [reply.value for reply in replies[::3]] == list(range(11, 21))
+        assert [reply.value for reply in replies[::3]] == [4, 5, 6]
         large = [c.Put(f"{key}{number}", b"x" * 300_000) for number in range(100)]
         assert all(reply.written for reply in store.driver.execute_many(large))
 

@@ -73,7 +73,7 @@ def test_verify_finds_a_driver_with_a_bug(bug: str) -> None:
             return super().execute(BUGS[bug](command))
 
     store = Store(Buggy(), url="buggy://")
-    ground = Ground(lambda: store, examples=400, shrink=False)
+    ground = Ground(lambda: store, examples=4_000, shrink=False)
     with pytest.raises(AssertionError):
         for check in CHECKS:
             check(ground)

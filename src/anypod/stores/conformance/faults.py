@@ -55,8 +55,12 @@ def _claim_state(store: Store, key: str) -> Any:
 
 
 def _document(store: Store, key: str) -> Any:
-    found = store.execute(c.ReadDocument(key))
-    return found and found.fields, store.execute(c.PatchDocument(key, {"probe": b""})).outcome
+    while True:
+        found = store.execute(c.ReadDocument(key))
+        outcome = store.execute(c.PatchDocument(key, {"probe": b""})).outcome
+        # The server may still execute a command whose reply was lost: between the two questions too.
+        if (found is None) == (outcome is not c.PatchOutcome.PATCHED):
+            return found and found.fields, outcome
 
 
 def _cached(store: Store, key: str) -> Any:
