@@ -345,4 +345,4 @@ def test_the_claim_is_small(verdict: Verdict) -> None:
     assert verdict.claim.startswith("17 requests, ")
     assert "proven" not in verdict.claim
     assert "safe" not in verdict.claim
-    assert "two requests at the same moment" in verdict.not_tried
+    assert "1 more pair of requests at the same moment" in verdict.not_tried

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from anypod.prove.events import (
     Cause,
+    Contended,
     Coverage,
     Divergence,
     NotRetrySafe,
@@ -100,6 +101,10 @@ def verdict(**more: object) -> Verdict:
         "unconfirmed": (replace(COUNTER, confirmed=1),),
         "stale": (STALE,),
         "not_retry_safe": (NotRetrySafe("POST /note", "GET /notes", "body $"),),
+        "contended": (
+            Contended("POST /names", "POST /names", ("201", "500"), "status"),
+            Contended("PUT /price", "PUT /price", ("3900", "4900"), "body $.cents"),
+        ),
         "not_tried": ("requests that the workload does not make",),
         "warnings": ("not isolated: /var/lib/shop",),
         "routes": (

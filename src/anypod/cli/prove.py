@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
         type=schedule,
         action="append",
         default=[],
-        help="only this one: another-pod, stale-copy, retry, pod-moved; may be repeated",
+        help="only this one: another-pod, stale-copy, retry, pod-moved, deploy, overlap; may be repeated",
     )
     made.add_argument("--quiet", action="store_true", help="only the differences and the verdict")
     return made

@@ -1,7 +1,7 @@
 """Differences that somebody has accepted, each with the reason, kept in a file beside the code.
 
-A difference is known again by its route, by what showed it (a retry, the process identity, or the
-routing), and by the state behind it; where no state was found, by the place in the answer. Line
+A difference is known again by its route, by what showed it (a retry, an overlap, the process identity,
+or the routing), and by the state behind it; where no state was found, by the place in the answer. Line
 numbers, values and pods may change. An entry without a reason is refused: what nobody can justify
 is not accepted. An entry that no difference needs any more is told, so that the file only shrinks.
 """
@@ -33,7 +33,7 @@ class Accepted:
 
     Attributes:
         route: that is blamed.
-        shown_by: "retry", "process identity" or "replicas".
+        shown_by: "retry", "overlap", "process identity" or "replicas".
         state: `module name` of the state behind it, empty if none was found.
         where: the place in the answer, for a difference without a known state.
         reason: why it is acceptable.
@@ -151,7 +151,7 @@ def parted(
 
 
 def _shown_by(divergence: Divergence) -> str:
-    if divergence.schedule in {Kind.RETRY, Kind.IDENTITY}:
+    if divergence.schedule in {Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY}:
         return str(divergence.schedule)
     return "replicas"
 

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from anypod.prove import plan as plans
 from anypod.prove import verdict as verdicts
-from anypod.prove.acceptance import Accepted, parted
+from anypod.prove.acceptance import parted
 from anypod.prove.baseline import Baseline, CannotRun, take
 from anypod.prove.events import (
+    Contended,
     Divergence,
     Event,
     Finished,
@@ -35,49 +35,34 @@ from anypod.prove.events import (
     nobody,
 )
 from anypod.prove.explain import CONFIRMATIONS, Explanation, Suspect
-from anypod.prove.fleet import Deadline, Fleet, cores, shares_a_store
+from anypod.prove.fleet import Deadline, Fleet, Importing, cores, shares_a_store
+from anypod.prove.guesses import Nearness
+from anypod.prove.options import Options
+from anypod.prove.overlap import pairings
 from anypod.prove.plan import Plan
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
-from anypod.prove.trial import Explained, Identified, Ran, Repeated, Result, Retried, Trial
+from anypod.prove.trial import (
+    Explained,
+    Identified,
+    Overlapped,
+    Ran,
+    Repeated,
+    Result,
+    Retried,
+    Trial,
+)
 from anypod.prove.verdict import Done
 from anypod.prove.workload import Workload, route
-from anypod.replicas import Application, ReplicaError, StartFailed, World
+from anypod.replicas import Application, ReplicaError, World
+
+__all__ = ["Options", "prove"]
 
 ATTEMPTS = 3  # to explain one route under one kind of schedule
 MOST_WORLDS = 4
 GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
 REMOTE = "reached for "
 SHARED_BY_ALL = "not isolated: "
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to prove.
-
-    Attributes:
-        replicas: how many pods.
-        budget: seconds after which no further schedule is played.
-        seed: of the choice among equally good routings.
-        shared: paths inside the project that are volumes, not a pod's disk.
-        allow_hosts: hosts besides this machine that the service may reach.
-        strict_retry: a write that cannot be repeated is a divergence whoever sends it.
-        timeout: seconds that one request may take.
-        start_timeout: seconds that one start may take.
-        schedules: what to try.
-        accepted: differences that do not count, with their reasons.
-    """
-
-    replicas: int = 3
-    budget: float = 60.0
-    seed: int = 0
-    shared: tuple[Path, ...] = ()
-    allow_hosts: frozenset[str] = frozenset()
-    strict_retry: bool = False
-    timeout: float = 10.0
-    start_timeout: float = 30.0
-    schedules: frozenset[Kind] = frozenset(TRIED)
-    accepted: tuple[Accepted, ...] = ()
 
 
 def prove(
@@ -124,6 +109,7 @@ class _Proof:
     unconfirmed: list[Divergence] = field(default_factory=list)
     stale: list[Stale] = field(default_factory=list)
     not_retry_safe: list[NotRetrySafe] = field(default_factory=list)
+    contended: list[Contended] = field(default_factory=list)
     warnings: dict[str, None] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     partial: bool = False
@@ -193,6 +179,7 @@ class _Proof:
             runs,
             self._deadline(runs.left() + GRACE),
             self.options.replicas,
+            Importing(lambda: self._open_world(import_each=True), fleet.adopt),
         )
         self._play(fleet, plan, trial)
 
@@ -208,6 +195,9 @@ class _Proof:
             affordable=runs.left() * self._size(),
             seconds_per_start=world.seconds_per_start,
             seconds_per_request=baseline.seconds_per_request,
+            overlaps=pairings(
+                self.workload, baseline.trace, Nearness(self.workload, baseline.changing)
+            ),
         )
         self.plan = plan  # before it is told: who hears of it may interrupt
         self.left_out += plan.unplanned
@@ -233,6 +223,8 @@ class _Proof:
             fleet.add(trial.retry(plan.retried, plan.modes), urgency=1)
         for number, step in enumerate(plan.once):
             fleet.add(trial.twice(step), urgency=3 + number)
+        for number, pairing in enumerate(plan.overlaps):
+            fleet.add(trial.overlap(pairing), urgency=8 + 2 * number)
         if trial.baseline.identity:
             fleet.add(trial.identity(), urgency=1)
         for result in fleet.results():
@@ -247,6 +239,8 @@ class _Proof:
                     self._repeated(result)
                 case Identified():
                     self._identified(result)
+                case Overlapped():
+                    self._overlapped(result)
             self._progress(plan, result)
 
     # --- what follows from a result
@@ -267,6 +261,8 @@ class _Proof:
     def _suspect(self, fleet: Fleet[Result], trial: Trial, suspect: Suspect) -> None:
         """Look into a suspect, unless its like is explained or being looked into."""
         key = self._key(suspect)
+        if key[0] is Kind.DEPLOY and any(d.seen_at == key[1] for d in self.divergences):
+            return  # what another schedule showed needs no deploy
         if key in self._explained or self._attempts[key] >= ATTEMPTS:
             return
         if (*key, suspect.difference.where) in self._accepted:
@@ -337,6 +333,18 @@ class _Proof:
         for divergence in result.divergences:
             self._diverged(divergence)
 
+    def _overlapped(self, result: Overlapped) -> None:
+        if not result.played:
+            self.partial = True
+            self.done.unplayed[Kind.OVERLAP] += 1
+            return
+        self.done.played[Kind.OVERLAP] += 1
+        match result.found:
+            case Divergence() as divergence:
+                self._diverged(divergence)
+            case Contended() as contended:
+                self.contended.append(contended)
+
     def _found(self, explanation: Explanation) -> None:
         match explanation.finding:
             case Stale() as stale:
@@ -363,8 +371,6 @@ class _Proof:
         self.divergences.append(divergence)
         self._emit(Found(divergence))
 
-    # --- small things
-
     def _key(self, suspect: Suspect) -> tuple[Kind, str]:
         return suspect.schedule.kind, self._route(suspect.step)
 
@@ -385,13 +391,14 @@ class _Proof:
                 path = escape.removeprefix(SHARED_BY_ALL)
                 self.left_out.append(f"pods that do not share {path}")
 
-    def _open_world(self) -> World:
+    def _open_world(self, *, import_each: bool = False) -> World:
         return World(
             self.application,
             slots=max(2, self.options.replicas),
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
+            import_each=import_each,
             stop=lambda: any(deadline.interrupted for deadline in self._deadlines),
         )
 
@@ -422,16 +429,10 @@ class _Proof:
     # --- the end
 
     def _could_not_run(self, reason: Exception) -> Verdict:
-        text = str(reason)
-        if isinstance(reason, StartFailed):
-            parts = [text, reason.traceback.rstrip(), reason.log.rstrip()]
-            if reason.traceback and reason.log.rstrip().endswith(reason.traceback.rstrip()):
-                parts.pop()
-            text = "\n".join(part for part in parts if part)
         return Verdict(
             Outcome.COULD_NOT_RUN,
             claim="nothing was compared",
-            reason=text,
+            reason=verdicts.why_not(reason),
             application=self.application.target,
             workload=str(self.workload.path),
             warnings=tuple(self.warnings),
@@ -487,6 +488,7 @@ class _Proof:
             unconfirmed=tuple(self.unconfirmed),
             stale=tuple(self.stale),
             not_retry_safe=tuple(self.not_retry_safe),
+            contended=tuple(self.contended),
             not_tried=left_out,
             routes=verdicts.routes(self.workload, silent),
             warnings=tuple(self.warnings),

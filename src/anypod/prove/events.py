@@ -37,6 +37,8 @@ class Told:
         duplicate: the same request delivered once more.
         lost: the answer never reached the client.
         moved: the pod was killed, with its disk, before this request.
+        replaced: a deploy replaced the pod before this request; its disk is gone too.
+        overlaps: sent at the same moment as the request before it.
         line: of the step in the workload file.
     """
 
@@ -51,6 +53,8 @@ class Told:
     lost: bool
     moved: bool
     line: int
+    replaced: bool = False
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,20 @@ class NotRetrySafe:
 
 
 @dataclass(frozen=True, slots=True)
+class Contended:
+    """One of two requests at the same moment answered as in neither order, but nothing was lost.
+
+    With `where` "status" it failed, and `answers` are the two requests' statuses; elsewhere `answers`
+    are what one order has there, and what came.
+    """
+
+    route: str
+    failed: str
+    answers: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class RouteCoverage:
     """A route of the workload: how many requests it got, and whether its answers could be compared."""
 
@@ -165,6 +183,8 @@ class Coverage:
     triples: tuple[int, int]
     retries: tuple[int, int]
     moves: tuple[int, int]
+    deploys: tuple[int, int] = (0, 0)
+    overlaps: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +207,7 @@ class Verdict:
     unconfirmed: tuple[Divergence, ...] = ()
     stale: tuple[Stale, ...] = ()
     not_retry_safe: tuple[NotRetrySafe, ...] = ()
+    contended: tuple[Contended, ...] = ()
     not_tried: tuple[str, ...] = ()
     routes: tuple[RouteCoverage, ...] = ()
     warnings: tuple[str, ...] = ()

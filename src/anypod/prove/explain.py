@@ -243,7 +243,7 @@ class Explainer:
             route=blamed,
             seen_at=seen_at,
             schedule=kind,
-            requests=told(exchanges, moves=schedule.moves),
+            requests=told(exchanges, moves=schedule.moves, rolls=schedule.rolls),
             alone=told(shown.expected.exchanges, moves=False),
             where=difference.where,
             expected=difference.expected,
@@ -260,7 +260,7 @@ class Explainer:
         assert difference is not None
         step = self.workload.steps[suspect.step]
         exchanges = shown.played.trace.exchanges
-        requests = told(exchanges, moves=schedule.moves)
+        requests = told(exchanges, moves=schedule.moves, rolls=schedule.rolls)
         seen_at = self._route(suspect.step)
 
         def stale(cache: str, seconds: float) -> Stale:
@@ -304,14 +304,22 @@ def _kind(schedule: Schedule) -> Kind:
     return Kind.STALE_COPY if visited else Kind.ANOTHER_POD
 
 
-def told(exchanges: tuple[Exchange, ...], *, moves: bool) -> tuple[Told, ...]:
-    """Exchanges as a person is told of them."""
+def told(exchanges: tuple[Exchange, ...], *, moves: bool, rolls: bool = False) -> tuple[Told, ...]:
+    """Exchanges as a person is told of them.
+
+    Args:
+        exchanges: in order.
+        moves: another process of a pod means that the pod was killed.
+        rolls: it means that a deploy replaced it.
+    """
     requests: list[Told] = []
+    incarnations: dict[int, int] = {}
     for exchange in exchanges:
         response = exchange.response
         body = (exchange.request.body or b"").decode("utf-8", "replace")
         body = " ".join(body.split())
-        previous = requests[-1].incarnation if requests else exchange.incarnation
+        another = incarnations.get(exchange.pod, exchange.incarnation) != exchange.incarnation
+        incarnations[exchange.pod] = exchange.incarnation
         requests.append(
             Told(
                 pod=exchange.pod,
@@ -323,8 +331,10 @@ def told(exchanges: tuple[Exchange, ...], *, moves: bool) -> tuple[Told, ...]:
                 answer=response.reason if isinstance(response, NoResponse) else "",
                 duplicate=exchange.duplicate,
                 lost=exchange.lost,
-                moved=moves and exchange.incarnation != previous,
+                moved=moves and another,
                 line=exchange.step.line,
+                replaced=rolls and another,
+                overlaps=exchange.overlaps,
             )
         )
     return tuple(requests)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
@@ -159,6 +160,16 @@ class Fleet(Generic[T]):
                 del running[future]
                 yield future.result()
 
+    def adopt(self, world: World) -> None:
+        """Close a world that was made elsewhere together with the others, and count its starts.
+
+        Raises:
+            Stopped: they are closed already.
+        """
+        self._worlds.append(world)
+        if self._closed:
+            raise Stopped
+
     def starts(self) -> int:
         """Processes started so far, in all worlds."""
         return sum(world.starts for world in list(self._worlds))
@@ -175,6 +186,36 @@ class Fleet(Generic[T]):
             worker.thread.shutdown(wait=True)
         for world in self._worlds[len(ended) :]:
             world.close()
+
+
+@dataclass(slots=True)
+class Importing:
+    """The one world in which every start is an import, for deploys; made when it is first needed.
+
+    Args:
+        open_world: makes it.
+        adopt: takes care that it is closed; see `Fleet.adopt`.
+    """
+
+    open_world: Callable[[], World]
+    adopt: Callable[[World], None]
+    _world: World | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def alone(self) -> Iterator[World]:
+        """The world, for one job at a time.
+
+        Raises:
+            Stopped: everything ends.
+            StartFailed: the application does not start.
+        """
+        with self._lock:
+            if self._world is None:
+                world = self.open_world()
+                self.adopt(world)
+                self._world = world
+            yield self._world
 
 
 def _run(job: Job[T], world: Future[World]) -> T:

@@ -89,6 +89,7 @@ class Exchange:
     changes: tuple[Change, ...] = ()
     duplicate: bool = False
     lost: bool = False  # the response was dropped on its way back
+    overlaps: bool = False  # sent at the same moment as the one before
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anypod.prove.model import Step
+from anypod.prove.overlap import TRIES, Pairing, chosen
 from anypod.prove.schedules import (
     SAFE_METHODS,
     Kind,
     Retry,
     Schedule,
     another_pod,
+    deploy,
     pod_moved,
     stale_copy,
 )
 from anypod.prove.workload import Workload, route
 
+DEPLOYS = 7  # in one schedule
 REPEATED_METHODS = frozenset({"PUT", "DELETE"})
 
 
@@ -44,6 +47,8 @@ class Plan:
         once: other writes, the first step of each route: repeated to be told about, not to be judged.
         unobservable: routes of `retried` whose effect no later request reads.
         triples: stale-copy patterns that exist.
+        overlaps: pairs of requests to send at the same moment.
+        overlapping: how many such pairs there are.
         unplanned: what was left out because the budget could not hold it.
     """
 
@@ -54,23 +59,29 @@ class Plan:
     unobservable: tuple[str, ...]
     triples: int
     unplanned: tuple[str, ...]
+    overlaps: tuple[Pairing, ...] = ()
+    overlapping: int = 0
 
     def count(self, kind: Kind) -> int:
         """How many schedules of a kind there are."""
         if kind is Kind.RETRY:
             return (len(self.modes) if self.retried else 0) + len(self.once)
+        if kind is Kind.OVERLAP:
+            return len(self.overlaps)
         return sum(run.schedule.kind is kind for run in self.runs)
 
     def starts(self) -> int:
         """How many processes the plan needs."""
         again = len(self.modes) * 2 if self.retried else 0
-        return sum(run.schedule.starts for run in self.runs) + again + len(self.once)
+        at_once = len(self.overlaps) * (TRIES + 2) * 2
+        return sum(run.schedule.starts for run in self.runs) + again + len(self.once) + at_once
 
     def requests(self, steps: int) -> int:
         """How many requests the plan sends."""
         again = len(self.modes) * (steps + len(self.retried)) if self.retried else 0
         single = sum(len(run.schedule.deliveries) for run in self.runs)
-        return single + again + len(self.once) * (steps + 1)
+        at_once = len(self.overlaps) * (TRIES + 4) * steps
+        return single + again + len(self.once) * (steps + 1) + at_once
 
 
 def make(
@@ -84,6 +95,7 @@ def make(
     affordable: float,
     seconds_per_start: float,
     seconds_per_request: float,
+    overlaps: tuple[Pairing, ...] = (),
 ) -> Plan:
     """Plan the schedules of a workload.
 
@@ -97,6 +109,7 @@ def make(
         affordable: seconds of work, over all cores, that the budget holds.
         seconds_per_start: of one replica.
         seconds_per_request: of one request.
+        overlaps: pairs of requests that may overlap.
     """
     steps = len(workload.steps)
 
@@ -133,6 +146,7 @@ def make(
             left -= cost(run.schedule)
             runs.append(run)
     retrying = Kind.RETRY in kinds
+    possible = overlaps if Kind.OVERLAP in kinds and replicas > 1 else ()
     return Plan(
         runs=tuple(runs),
         retried=retried if retrying else (),
@@ -141,6 +155,8 @@ def make(
         unobservable=unobservable if retrying else (),
         triples=steps * (steps - 1) * (steps - 2) // 6 if replicas > 1 else 0,
         unplanned=tuple(unplanned),
+        overlaps=chosen(possible),
+        overlapping=len(possible),
     )
 
 
@@ -162,6 +178,7 @@ def _kinds(
     if replicas > 1:
         yield Kind.ANOTHER_POD, _fresh(steps, replicas, parted=Kind.STALE_COPY in kinds)
     yield Kind.POD_MOVED, _moved(steps, unsafe)
+    yield Kind.DEPLOY, _deployed(steps, replicas, unsafe)
     if replicas > 1:
         yield (
             Kind.STALE_COPY,
@@ -187,3 +204,9 @@ def _moved(steps: int, unsafe: frozenset[int]) -> Iterator[Run]:
         return
     for number, schedule in enumerate(pod_moved(steps, unsafe)):
         yield Run(schedule, urgency=2 + number)
+
+
+def _deployed(steps: int, replicas: int, unsafe: frozenset[int]) -> Iterator[Run]:
+    """Late, since each start is an import and most of what they show is known by then."""
+    for number, schedule in enumerate(deploy(steps, min(2, replicas), unsafe, DEPLOYS)):
+        yield Run(schedule, urgency=10 + 10 * number)

@@ -7,7 +7,9 @@ answer per step: of a request delivered twice the first, unless that was lost.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from anypod.prove.client import Client
@@ -67,8 +69,10 @@ class _Stage:
 
     world: World
     moves: bool
+    rolls: bool
     alive: dict[int, tuple[int, Replica]] = field(default_factory=dict)
     numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+    incarnations: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     escapes: dict[str, None] = field(default_factory=dict)
     died: list[str] = field(default_factory=list)
     doubted: set[int] = field(default_factory=set)
@@ -87,7 +91,9 @@ class _Stage:
                 del self.alive[other]
         elif current is not None:
             self._note_escapes(current[1])
-        self.numbers.setdefault((slot, life), len(self.numbers) + 1)
+            if self.rolls:
+                current[1].terminate()
+        self._number(slot, life)
         self.doubted.discard(slot)
         started = self.world.start(slot)
         self.alive[slot] = (life, started)
@@ -95,8 +101,18 @@ class _Stage:
 
     def number(self, slot: int, life: int) -> tuple[int, int]:
         """Pod and incarnation as people count them."""
+        if self.rolls:
+            return self.incarnations[slot, life]
         number = self.numbers[slot, life]
         return (1, number) if self.moves else (number, 1)
+
+    def _number(self, slot: int, life: int) -> None:
+        if (slot, life) in self.numbers:
+            return
+        self.numbers[slot, life] = len(self.numbers) + 1
+        pods = list(dict.fromkeys(known for known, _ in self.numbers))
+        earlier = sum(known == slot for known, _ in self.numbers)
+        self.incarnations[slot, life] = (pods.index(slot) + 1, earlier)
 
     def _note_escapes(self, replica: Replica) -> None:
         for escape in replica.escapes():
@@ -140,17 +156,20 @@ def play(
         StartFailed: a replica did not start.
     """
     world.reset()
-    stage = _Stage(world, schedule.moves)
+    stage = _Stage(world, schedule.moves, schedule.rolls)
     clients: dict[str, Client] = {}
     originals: dict[int, tuple[Request, Client]] = {}
-    responses: dict[str, Response] = {}
-    exchanges: list[Exchange] = []
+    record = _Record(workload, stage, timeout, probe)
     skipped: dict[int, str] = {}
     last: Replica | None = None
+    waiting: _Prepared | None = None  # sent together with what follows
     twice = {delivery.step for delivery in schedule.deliveries if delivery.duplicate}
     for position, delivery in enumerate(schedule.deliveries):
         if clock is not None and clock.stop():
             raise Stopped
+        if waiting is not None and not delivery.overlaps:
+            record.send(None, waiting)  # what was to come at the same moment could not be sent
+            waiting = None
         step = workload.steps[delivery.step]
         if delivery.step in skipped:
             continue
@@ -161,7 +180,7 @@ def play(
             request, sender = originals[delivery.step]
         else:
             try:
-                request, sender = render(step, workload, responses), client
+                request, sender = render(step, workload, record.responses), client
             except MissingValue as missing:
                 skipped[delivery.step] = str(missing)
                 continue
@@ -170,28 +189,14 @@ def play(
         replica = last = stage.replica(delivery.slot, delivery.life)
         if age and position in age:
             replica.advance(age[position])
-        response = _deliver(delivery, request, sender, client, replica, timeout, exchanges)
-        if isinstance(response, NoResponse):
-            stage.doubted.add(delivery.slot)
-        takes = not delivery.lost and (not delivery.duplicate or _was_lost(delivery, exchanges))
-        if takes and step.name is not None:
-            if isinstance(response, Response):
-                responses[step.name] = response
-            else:
-                responses.pop(step.name, None)
-        pod, incarnation = stage.number(delivery.slot, delivery.life)
-        exchanges.append(
-            Exchange(
-                step,
-                pod,
-                incarnation,
-                request,
-                response,
-                changes=_settled(replica) if probe else (),
-                duplicate=delivery.duplicate,
-                lost=delivery.lost,
-            )
-        )
+        prepared = _Prepared(delivery, request, sender, client, replica)
+        if _is_overlapped(schedule.deliveries, position):
+            waiting = prepared
+            continue
+        record.send(waiting, prepared)
+        waiting = None
+    if waiting is not None:
+        record.send(None, waiting)
     caches: tuple[Cache, ...] = ()
     log = ""
     if last is not None and probe:
@@ -199,7 +204,12 @@ def play(
         log = "\n".join(last.log.strip().splitlines()[-LOG_LINES:])
     stage.finish()
     return Played(
-        Trace(tuple(exchanges)), skipped, caches, tuple(stage.escapes), tuple(stage.died), log
+        Trace(tuple(record.exchanges)),
+        skipped,
+        caches,
+        tuple(stage.escapes),
+        tuple(stage.died),
+        log,
     )
 
 
@@ -207,15 +217,83 @@ def _was_lost(delivery: Delivery, exchanges: Sequence[Exchange]) -> bool:
     return any(e.lost and e.step.index == delivery.step for e in exchanges)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A delivery that is ready to be sent."""
+
+    delivery: Delivery
+    request: Request
+    sender: Client
+    client: Client
+    replica: Replica
+
+
+def _is_overlapped(deliveries: Sequence[Delivery], position: int) -> bool:
+    return position + 1 < len(deliveries) and deliveries[position + 1].overlaps
+
+
+@dataclass(slots=True)
+class _Record:
+    """What has been exchanged in one run, and the answers that later requests take values from."""
+
+    workload: Workload
+    stage: _Stage
+    timeout: float
+    probe: bool
+    responses: dict[str, Response] = field(default_factory=dict)
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def send(self, before: _Prepared | None, prepared: _Prepared) -> None:
+        """Send one delivery, or two at the same moment, from a thread each."""
+        if before is None:
+            self._add(prepared, _deliver(prepared, self.timeout, self.exchanges))
+            return
+        start = threading.Barrier(2)
+
+        def send(one: _Prepared) -> Response | NoResponse:
+            start.wait()
+            return _deliver(one, self.timeout, self.exchanges)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="overlap") as other:
+            first = other.submit(send, before)
+            second = send(prepared)
+        self._add(before, first.result())
+        self._add(prepared, second)
+
+    def _add(self, one: _Prepared, response: Response | NoResponse) -> None:
+        delivery = one.delivery
+        if isinstance(response, NoResponse):
+            self.stage.doubted.add(delivery.slot)
+        step = self.workload.steps[delivery.step]
+        takes = not delivery.lost and (
+            not delivery.duplicate or _was_lost(delivery, self.exchanges)
+        )
+        if takes and step.name is not None:
+            if isinstance(response, Response):
+                self.responses[step.name] = response
+            else:
+                self.responses.pop(step.name, None)
+        pod, incarnation = self.stage.number(delivery.slot, delivery.life)
+        self.exchanges.append(
+            Exchange(
+                step,
+                pod,
+                incarnation,
+                one.request,
+                response,
+                changes=_settled(one.replica) if self.probe else (),
+                duplicate=delivery.duplicate,
+                lost=delivery.lost,
+                overlaps=delivery.overlaps,
+            )
+        )
+
+
 def _deliver(
-    delivery: Delivery,
-    request: Request,
-    sender: Client,
-    client: Client,
-    replica: Replica,
-    timeout: float,
-    exchanges: Sequence[Exchange],
+    prepared: _Prepared, timeout: float, exchanges: Sequence[Exchange]
 ) -> Response | NoResponse:
+    delivery, request = prepared.delivery, prepared.request
+    sender, client, replica = prepared.sender, prepared.client, prepared.replica
     if delivery.lost:
         return client.send_lost(request, replica.address, timeout=timeout)
     if not delivery.duplicate:

@@ -24,10 +24,19 @@ class Kind(StrEnum):
     STALE_COPY = "stale copy"
     RETRY = "retry"
     POD_MOVED = "pod moved"
+    DEPLOY = "deploy"
+    OVERLAP = "overlap"
     IDENTITY = "process identity"
 
 
-TRIED: tuple[Kind, ...] = (Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY, Kind.POD_MOVED)
+TRIED: tuple[Kind, ...] = (
+    Kind.ANOTHER_POD,
+    Kind.STALE_COPY,
+    Kind.RETRY,
+    Kind.POD_MOVED,
+    Kind.DEPLOY,
+    Kind.OVERLAP,
+)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -49,6 +58,7 @@ class Delivery:
         life: which process of that slot; a new number is a process that has served nothing.
         duplicate: the second delivery of a step: same bytes, same cookies as the first.
         lost: the replica answers, the client never sees it.
+        overlaps: sent at the same moment as the delivery before it.
     """
 
     step: int
@@ -56,6 +66,7 @@ class Delivery:
     life: int = 0
     duplicate: bool = False
     lost: bool = False
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,11 @@ class Schedule:
     def moves(self) -> bool:
         """Whether a new process replaces the one before it."""
         return self.kind is Kind.POD_MOVED
+
+    @property
+    def rolls(self) -> bool:
+        """Whether a new process of a slot takes the place of the one that was there, as in a deploy."""
+        return self.kind is Kind.DEPLOY
 
     @property
     def starts(self) -> int:
@@ -258,3 +274,31 @@ def pod_moved(steps: int, writers: Collection[int]) -> Iterator[Schedule]:
             f"killed after request {writer + 1}",
             tuple(Delivery(step, int(step > writer)) for step in range(steps)),
         )
+
+
+def deploy(steps: int, slots: int, writers: Collection[int], most: int) -> Iterator[Schedule]:
+    """Requests go round all pods; after some of the writes each pod is replaced, one after the other.
+
+    While that goes on old pods and new ones answer together. A pod ends as in a deploy, with SIGTERM,
+    and the new one imports the service.
+
+    Args:
+        steps: number of steps.
+        slots: number of pods.
+        writers: steps after which a deploy begins.
+        most: deploys in one schedule, at least 1.
+    """
+    cuts = [step for step in sorted(writers) if step < steps - 1]
+    rounds = -(-len(cuts) // most)
+    for first in range(rounds):
+        chosen = set(cuts[first::rounds])  # far from one another, so that each deploy is complete
+        lives = [0] * slots
+        deploys = 0
+        deliveries: list[Delivery] = []
+        for step in range(steps):
+            slot = step % slots
+            lives[slot] = deploys
+            deliveries.append(Delivery(step, slot, lives[slot]))
+            deploys += step in chosen
+        after = ", ".join(str(cut + 1) for cut in sorted(chosen))
+        yield Schedule(Kind.DEPLOY, f"deployed after request {after}", tuple(deliveries))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from anypod.prove.baseline import APART, Baseline
 from anypod.prove.compare import Noise, ResetIncomplete
-from anypod.prove.events import Divergence, NotRetrySafe
+from anypod.prove.events import Contended, Divergence, NotRetrySafe
 from anypod.prove.explain import CONFIRMATIONS, Again, Explainer, Explanation, Suspect, told
-from anypod.prove.fleet import Deadline
+from anypod.prove.fleet import Deadline, Importing
 from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
 from anypod.prove.model import Trace
+from anypod.prove.overlap import Pairing, Race
 from anypod.prove.plan import Run
 from anypod.prove.player import Clock, Played, Stopped, play
 from anypod.prove.schedules import Kind, Retry, Schedule, one_replica, retry
@@ -71,7 +73,15 @@ class Identified:
     finished: bool = True
 
 
-Result = Ran | Explained | Retried | Repeated | Identified
+@dataclass(frozen=True, slots=True)
+class Overlapped:
+    """Two requests were sent at the same moment; `played` is False when time was up first."""
+
+    found: Divergence | Contended | None
+    played: bool = True
+
+
+Result = Ran | Explained | Retried | Repeated | Identified | Overlapped
 Job = Callable[[World], Result]
 
 
@@ -86,6 +96,7 @@ class Trial:
         runs: when to stop trying.
         explanations: when to stop explaining what was found.
         slots: how many replicas a schedule may use.
+        importing: the world for deploys.
         known: steps that explained a route before, by kind of schedule.
         oracles: what one replica answered to some of the steps, each time.
     """
@@ -96,6 +107,7 @@ class Trial:
     runs: Deadline
     explanations: Deadline
     slots: int
+    importing: Importing
     known: dict[str, dict[Kind, frozenset[int]]] = field(default_factory=dict)
     oracles: dict[frozenset[int], tuple[Trace, ...]] = field(default_factory=dict)
 
@@ -114,7 +126,8 @@ class Trial:
 
         def job(world: World) -> Ran:
             try:
-                played, suspects = self._try(world, run.schedule, self.runs)
+                with self._world_for(run.schedule, world) as chosen:
+                    played, suspects = self._try(chosen, run.schedule, self.runs)
             except Stopped:
                 return Ran(run, played=False)
             return Ran(run, suspects, played.escapes)
@@ -126,7 +139,8 @@ class Trial:
 
         def job(world: World) -> Explained:
             try:
-                return Explained(suspect, self._explainer(world).explain(suspect))
+                with self._world_for(suspect.schedule, world) as chosen:
+                    return Explained(suspect, self._explainer(chosen).explain(suspect))
             except Stopped:
                 return Explained(suspect, None, finished=False)
 
@@ -214,6 +228,21 @@ class Trial:
 
         return job
 
+    def overlap(self, pairing: Pairing) -> Job:
+        """Send two requests at the same moment, several times."""
+
+        def job(world: World) -> Overlapped:
+            def play(schedule: Schedule) -> Played:
+                return self._play(world, schedule, self.runs)
+
+            race = Race(self.workload, pairing, self.nearness, self.judge, play)
+            try:
+                return Overlapped(race.run())
+            except Stopped:
+                return Overlapped(None, played=False)
+
+        return job
+
     def identity(self) -> Job:
         """Ask two process identities again, twice, for the answers that depended on theirs."""
 
@@ -272,6 +301,12 @@ class Trial:
         return frozenset(difference.step_index for difference in learned.identity)
 
     # --- shared by the jobs
+
+    def _world_for(self, schedule: Schedule, world: World) -> AbstractContextManager[World]:
+        """Where to play a schedule: a deploy needs starts that are imports."""
+        if schedule.rolls and world.forks:
+            return self.importing.alone()
+        return nullcontext(world)
 
     def _try(
         self, world: World, schedule: Schedule, clock: Clock

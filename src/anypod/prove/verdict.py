@@ -13,13 +13,10 @@ from anypod.prove.events import Coverage, Divergence, RouteCoverage
 from anypod.prove.plan import Plan
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.workload import Workload, route
+from anypod.replicas import StartFailed
 
 ORDER = {kind: place for place, kind in enumerate(Kind)}
-NEVER_TRIED = (
-    "two requests at the same moment",
-    "a rolling deploy",
-    "requests that the workload does not make",
-)
+NEVER_TRIED = ("requests that the workload does not make",)
 
 
 @dataclass(slots=True)
@@ -38,7 +35,7 @@ def same(known: Divergence, other: Divergence) -> bool:
     """Whether two divergences tell the same: one route, one kind of evidence, one cause."""
     if known.route != other.route:
         return False
-    if Kind.RETRY in {known.schedule, other.schedule}:
+    if {Kind.RETRY, Kind.OVERLAP} & {known.schedule, other.schedule}:
         return known.schedule is other.schedule
     if known.cause is None or other.cause is None:
         return known.where == other.where
@@ -82,8 +79,20 @@ def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[in
         pairs=(pairs if done.played[Kind.ANOTHER_POD] else 0, pairs),
         triples=(done.triples, plan.triples),
         retries=(done.modes * len(plan.retried), modes * len(plan.retried)),
+        deploys=(done.played[Kind.DEPLOY], plan.count(Kind.DEPLOY)),
+        overlaps=(done.played[Kind.OVERLAP], plan.overlapping),
         moves=(done.played[Kind.POD_MOVED], plan.count(Kind.POD_MOVED)),
     )
+
+
+def why_not(reason: Exception) -> str:
+    """Why a proof could not run; of a failed start with what the service said, once."""
+    if not isinstance(reason, StartFailed):
+        return str(reason)
+    parts = [str(reason), reason.traceback.rstrip(), reason.log.rstrip()]
+    if reason.traceback and reason.log.rstrip().endswith(reason.traceback.rstrip()):
+        parts.pop()
+    return "\n".join(part for part in parts if part)
 
 
 def routes(workload: Workload, failing: Sequence[int]) -> tuple[RouteCoverage, ...]:
@@ -141,10 +150,13 @@ def not_tried(
     for kind, missing in done.unplayed.items():
         items.append(f"{missing} of {plan.count(kind)} {kind} schedules: the time was used up")
     items += [f"retry of {item} not observable: no later read" for item in plan.unobservable]
+    if len(plan.overlaps) < plan.overlapping:
+        left = plan.overlapping - len(plan.overlaps)
+        items.append(f"{_count(left, 'more pair')} of requests at the same moment")
     for kind in TRIED:
         if kind not in kinds:
             items.append(f"{kind}: not asked for")
-        elif replicas == 1 and kind in {Kind.ANOTHER_POD, Kind.STALE_COPY}:
+        elif replicas == 1 and kind in {Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.OVERLAP}:
             items.append(f"{kind}: there is one replica")
     return (*dict.fromkeys(items), *NEVER_TRIED)
 

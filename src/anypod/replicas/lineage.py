@@ -84,6 +84,7 @@ class Lineage:
         self.guard = Guard(
             inside=[presence.slot.parent], allow_hosts=config["allow_hosts"], hostname=self.hostname
         )
+        self.import_each: str = config["import_each"]
         self.child: int | None = None
         self.application: Any = None
         self.kind = ""
@@ -110,7 +111,9 @@ class Lineage:
         self.fingerprints = Fingerprints(
             self.application, self.target, disk=self.disk, root=self.root
         )
-        reason = _why_not_forked({*before, self.channel.fileno(), self.guard.descriptor or -1})
+        reason = self.import_each or _why_not_forked(
+            {*before, self.channel.fileno(), self.guard.descriptor or -1}
+        )
         gc.freeze()  # collections in a replica leave the pages alone that it shares with this process
         self.channel.send({"event": "imported", "kind": self.kind, "reason": reason})
         if reason:

@@ -39,6 +39,7 @@ class Site:
     env: Mapping[str, str]
     allow_hosts: tuple[str, ...]
     timeout: float
+    import_each: str = ""  # why replicas are not forked, if they are not to be
 
     @property
     def path(self) -> Path:
@@ -245,6 +246,7 @@ class Pod:
                     "target": site.target,
                     "hostname": hostname_of(site.slot),
                     "allow_hosts": list(site.allow_hosts),
+                    "import_each": site.import_each,
                     "records": str(self._logs / f"import-{site.slot}.records"),
                 }
             )

@@ -60,6 +60,8 @@ class World:
         start_timeout: seconds for an import, and for a start.
         shared: paths inside the project tree that are a volume: one for all slots, surviving a kill.
         allow_hosts: hosts besides this machine that the service may reach.
+        import_each: import the service at every start, as a pod of a deployment does, instead of
+            forking it from one import.
         stop: asked while the tree is copied, which may take a while, whether to give up.
 
     Raises:
@@ -78,12 +80,14 @@ class World:
         start_timeout: float = 30.0,
         shared: Sequence[Path] = (),
         allow_hosts: Collection[str] = (),
+        import_each: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         Target.parse(application.target)
         refuse_remote(application.env, allow_hosts)
         self.application = application
         self.starts = 0
+        self._import_each = "each start was to be an import" if import_each else ""
         self._root = application.root.resolve()
         if not self._root.is_dir():
             raise BadTarget(
@@ -138,7 +142,14 @@ class World:
             volume=self._volume.path,
         )
         site = Site(
-            self._base, slot, self._root, self.application.target, env, tuple(allow_hosts), timeout
+            self._base,
+            slot,
+            self._root,
+            self.application.target,
+            env,
+            tuple(allow_hosts),
+            timeout,
+            self._import_each,
         )
         return Pod(site, self._base / "origin")
 

@@ -15,6 +15,7 @@ from anypod.prove.events import Divergence, Outcome, Stale, Told, Verdict
 from anypod.prove.schedules import Kind
 from anypod.report.words import (
     answered,
+    contended,
     count,
     cut,
     duration,
@@ -177,6 +178,8 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
         for item in verdict.not_retry_safe:
             text.append(f"not retry-safe: {item.route}", "yellow")
             text.append(f" (a second delivery shows at {item.seen_at}, {item.where})\n")
+        for race in verdict.contended:
+            text.append(f"{contended(race)}\n", "yellow")
         for divergence in verdict.unconfirmed:
             text.append(
                 f"unconfirmed: {divergence.route} ({divergence.schedule}), "
@@ -189,6 +192,8 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
                 "stale triples": coverage.triples,
                 "retries": coverage.retries,
                 "kill points": coverage.moves,
+                "deploys": coverage.deploys,
+                "overlaps": coverage.overlaps,
             }
             shown = [f"{name} {done}/{total}" for name, (done, total) in parts.items() if total]
             text.append(f"covered: {', '.join(shown)}\n", "dim")
@@ -213,6 +218,8 @@ def _requests(requests: tuple[Told, ...], width: int) -> Text:
     for number, (request, line) in enumerate(zip(requests, shown, strict=True), start=1):
         if request.moved:
             text.append(f"       pod {request.pod} is killed; it starts elsewhere, disk empty\n")
+        if request.replaced:
+            text.append(f"       a deploy replaces pod {request.pod}, disk empty\n")
         special = marks(request)
         text.append(
             f"  {number:>3}  {cut(line, most):<{longest}} → pod {request.pod}   {answered(request)}"

@@ -34,6 +34,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "unconfirmed": [_divergence(divergence) for divergence in verdict.unconfirmed],
         "stale": [_stale(stale) for stale in verdict.stale],
         "not_retry_safe": [asdict(item) for item in verdict.not_retry_safe],
+        "contended": [{**asdict(one), "answers": list(one.answers)} for one in verdict.contended],
         "not_tried": list(verdict.not_tried),
         "routes": [asdict(item) for item in verdict.routes],
         "warnings": list(verdict.warnings),

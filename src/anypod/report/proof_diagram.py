@@ -33,7 +33,7 @@ def diagram(requests: Sequence[Told], *, differs: bool, label: str) -> str:
     drawn = requests[-MOST_REQUESTS:]
     pods = list(dict.fromkeys(request.pod for request in drawn))[-MOST_PODS:]
     columns = {pod: _column(number, len(pods)) for number, pod in enumerate(pods)}
-    moves = sum(request.moved for request in drawn)
+    moves = sum(request.moved or request.replaced for request in drawn)
     height = TOP + ROW * len(drawn) + 24 * moves + 8
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label, quote=True)}">',
@@ -49,8 +49,8 @@ def diagram(requests: Sequence[Told], *, differs: bool, label: str) -> str:
     y = TOP
     for number, request in enumerate(drawn):
         x = columns.get(request.pod, columns[pods[-1]])
-        if request.moved:
-            parts.append(_killed(x, y))
+        if request.moved or request.replaced:
+            parts.append(_killed(x, y, "replaced" if request.replaced else "killed, disk gone"))
             y += 24
         last = differs and number == len(drawn) - 1
         parts.append(_exchange(request, x, y, differs=last))
@@ -64,10 +64,10 @@ def _column(number: int, pods: int) -> int:
     return last if pods == 1 else round(first + number * (last - first) / (pods - 1))
 
 
-def _killed(x: int, y: int) -> str:
+def _killed(x: int, y: int, what: str) -> str:
     return (
         f'<path d="M{x - 6} {y - 2}l12 12m0 -12l-12 12" class="kill"/>'
-        f'<text x="{x - 12}" y="{y + 9}" class="e">killed, disk gone</text>'
+        f'<text x="{x - 12}" y="{y + 9}" class="e">{what}</text>'
     )
 
 

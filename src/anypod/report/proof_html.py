@@ -14,7 +14,7 @@ from anypod.prove.events import Divergence, Outcome, Stale, Told, Verdict
 from anypod.prove.schedules import Kind
 from anypod.report.proof_diagram import diagram
 from anypod.report.proof_sarif import delivered
-from anypod.report.words import count, cut, duration, instead, short, why
+from anypod.report.words import contended, count, cut, duration, instead, short, why
 
 LARGEST = 1_500_000  # bytes of articles; what is beyond is listed in one line each
 MOST_LINES = 300
@@ -79,6 +79,10 @@ def html(verdict: Verdict) -> str:
         _articles(found),
         _stale(verdict.stale),
         _listed("Not retry-safe", _not_retry_safe(verdict)),
+        _listed(
+            "When two come at once",
+            (_text(contended(one)) for one in verdict.contended),
+        ),
         _listed("Unconfirmed", (_line(divergence) for divergence in verdict.unconfirmed)),
         _coverage(verdict),
         _listed("Not tried", map(_text, verdict.not_tried)),
@@ -245,6 +249,8 @@ def _coverage(verdict: Verdict) -> str:
         ("stale triples", numbers.triples),
         ("retries", numbers.retries),
         ("kill points", numbers.moves),
+        ("deploys", numbers.deploys),
+        ("overlaps", numbers.overlaps),
     ]
     body = "".join(
         f"<tr><th scope=row>{name}</th><td class=n>{done}</td><td class=n>{possible}</td></tr>"

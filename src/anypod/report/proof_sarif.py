@@ -159,6 +159,7 @@ def delivered(request: Told) -> str:
     special = marks(request)
     return (
         ("the pod is killed, with its disk; then " if request.moved else "")
+        + ("a deploy replaces the pod; then " if request.replaced else "")
         + f"{sent(request)} → pod {request.pod}: {answered(request)}"
         + (f" ({special})" if special else "")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anypod.prove.events import Divergence, Told
+from anypod.prove.events import Contended, Divergence, Told
 from anypod.prove.schedules import Kind
 
 SHARED_INSTEAD = {
@@ -29,6 +29,8 @@ def why(divergence: Divergence) -> str:
     cause = divergence.cause
     if divergence.schedule is Kind.RETRY:
         return f"{divergence.route} delivered twice takes effect twice"
+    if divergence.schedule is Kind.OVERLAP:
+        return "two requests at the same moment came out as in neither order"
     if divergence.schedule is Kind.IDENTITY:
         return "the answer depends on the process that gave it"
     if cause is None:
@@ -46,7 +48,21 @@ def why(divergence: Divergence) -> str:
         return f"pod {cause.reader} answered from its own copy in {name}"
     if divergence.schedule is Kind.POD_MOVED:
         return f"{name} went with the pod"
+    if divergence.schedule is Kind.DEPLOY and cause.pod == cause.reader:
+        return f"{name} went with the old pod"
     return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
+
+
+def contended(race: Contended) -> str:
+    """What happened to two requests at the same moment that lost nothing."""
+    if race.where == "status":
+        statuses = " and ".join(race.answers)
+        return f"fails when two come at once: {race.failed} ({statuses}; nothing was lost)"
+    expected, got = race.answers
+    return (
+        f"sees the other when two come at once: {race.failed} "
+        f"({race.where} is {got}, not {expected}; nothing was lost)"
+    )
 
 
 def sent(request: Told) -> str:
@@ -63,7 +79,11 @@ def marks(request: Told) -> str:
     """What is special about a delivery; empty if nothing is."""
     return ", ".join(
         mark
-        for mark, on in (("delivered again", request.duplicate), ("answer lost", request.lost))
+        for mark, on in (
+            ("delivered again", request.duplicate),
+            ("answer lost", request.lost),
+            ("at the same moment", request.overlaps),
+        )
         if on
     )
 

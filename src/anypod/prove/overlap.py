@@ -1,0 +1,333 @@
+"""Overlap: two requests at the same moment on two replicas, judged by what one replica does with them.
+
+One replica that answers one request at a time is the sequential specification (cf. Warszawski and Bailis,
+"ACIDRain", SIGMOD 2017): whatever happened at once must look like one order or the other, in the answers
+and in what is read later. The same request may also overlap itself; then it is delivered twice.
+
+Two things are kept apart. What two replicas already answer differently one after the other is the matter
+of other schedules: such a pair is left alone here. And a service may refuse or fail one of two competing
+requests: with a status that says so it is as if that request had not been sent; with a 5xx it is told, but
+counts less than an update or a uniqueness that was lost. So does an answer of one of the two that shows
+the other one's work already, when everything that is read later is right.
+
+A race does not show each time, so each replay is a number of tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from anypod.prove.compare import Difference
+from anypod.prove.events import Contended, Divergence
+from anypod.prove.explain import CONFIRMATIONS, told
+from anypod.prove.guesses import Nearness
+from anypod.prove.judge import Judge
+from anypod.prove.model import Exchange, Response, Trace
+from anypod.prove.player import Played
+from anypod.prove.schedules import Delivery, Kind, Schedule, one_replica
+from anypod.prove.workload import Workload, route
+
+TRIES = 5
+MOST = 6  # pairs of each sort
+REFUSALS = frozenset({409, 412, 423, 425, 429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Two steps to send at the same moment; twice the same one to let it overlap itself."""
+
+    first: int
+    second: int
+
+    @property
+    def twin(self) -> bool:
+        """Whether a request overlaps itself."""
+        return self.first == self.second
+
+
+def pairings(workload: Workload, answers: Trace, nearness: Nearness) -> tuple[Pairing, ...]:
+    """The pairs worth trying, the likeliest first: each write beside itself, and beside its like.
+
+    Two requests of one client that both set cookies are left out: a browser keeps the later ones, with
+    one replica as well.
+
+    Args:
+        workload: whose steps they are.
+        answers: of one replica.
+        nearness: of the steps.
+    """
+    sets = {e.step.index for e in answers.exchanges if _sets_cookies(e)}
+    writes = [s for s in workload.steps if nearness.is_unsafe(s.index)]
+    first_of = {route(step): step.index for step in reversed(writes)}
+    twins = [Pairing(step, step) for step in sorted(first_of.values())]
+    pairs = []
+    seen: set[tuple[str, str]] = set()
+    for one, two in combinations(writes, 2):
+        if one.client == two.client and {one.index, two.index} & sets:
+            continue
+        kinds = (route(one), route(two))
+        if one.index in _producers(workload, two.index) or kinds in seen:
+            continue
+        if nearness.share(one.index, two.index) > 0:
+            seen.add(kinds)
+            pairs.append(Pairing(one.index, two.index))
+    pairs.sort(key=lambda pair: -nearness.share(pair.first, pair.second))
+    return (*twins, *pairs)
+
+
+def chosen(found: tuple[Pairing, ...]) -> tuple[Pairing, ...]:
+    """As many of each sort as a proof tries."""
+    twins = [pair for pair in found if pair.twin][:MOST]
+    return (*twins, *[pair for pair in found if not pair.twin][:MOST])
+
+
+def _sets_cookies(exchange: Exchange) -> bool:
+    return (
+        isinstance(exchange.response, Response)
+        and exchange.response.header("set-cookie") is not None
+    )
+
+
+def _producers(workload: Workload, step: int) -> frozenset[int]:
+    found: set[int] = set()
+    todo = list(workload.producers(step))
+    while todo:
+        producer = todo.pop()
+        if producer not in found:
+            found.add(producer)
+            todo += workload.producers(producer)
+    return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A run that no order explains, and the nearest order's difference."""
+
+    played: Played
+    expected: Trace
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Tries one pairing.
+
+    Attributes:
+        workload: whose steps they are.
+        pairing: which ones.
+        nearness: of the steps.
+        judge: who compares.
+        play: sends a schedule.
+    """
+
+    workload: Workload
+    pairing: Pairing
+    nearness: Nearness
+    judge: Judge
+    play: Callable[[Schedule], Played]
+
+    def run(self) -> Divergence | Contended | None:
+        """The difference that an overlap makes, that one fails, or nothing.
+
+        Raises:
+            Stopped: the clock said so.
+        """
+        related = self._related()
+        found = self._try(related)
+        if not isinstance(found, _Shown):
+            return found
+        few = self._closed({found.difference.step_index})
+        steps = few if few < related and isinstance(self._try(few), _Shown) else related
+        shown: _Shown | None = None
+        confirmed = 0
+        for _ in range(CONFIRMATIONS):
+            again = self._try(steps)
+            if isinstance(again, _Shown):
+                shown, confirmed = again, confirmed + 1
+        return self._divergence(shown or found, confirmed)
+
+    # --- which steps
+
+    def _closed(self, steps: set[int]) -> frozenset[int]:
+        wanted = {*steps, self.pairing.first, self.pairing.second}
+        for step in list(wanted):
+            wanted |= _producers(self.workload, step)
+        return frozenset(wanted)
+
+    def _related(self) -> frozenset[int]:
+        """What has to do with either, and what that needs."""
+        near = {
+            step.index
+            for step in self.workload.steps
+            if any(
+                self.nearness.share(step.index, one) > 0
+                for one in (self.pairing.first, self.pairing.second)
+            )
+        }
+        return self._closed(near)
+
+    def _order(self, steps: frozenset[int], *, swapped: bool) -> list[int]:
+        """The steps in order, the second of the pair moved to right after the first, or before it."""
+        first, second = self.pairing.first, self.pairing.second
+        order: list[int] = []
+        for step in sorted(steps - {second}):
+            order += ([second, first] if swapped else [first, second]) if step == first else [step]
+        return order
+
+    # --- runs
+
+    def _alone(self, steps: frozenset[int]) -> list[Trace]:
+        """What one replica answers, in each order."""
+        if self.pairing.twin:
+            return [self.play(self._both(steps, together=False, slot=0)).trace]
+        return [
+            self.play(_one(self._order(steps, swapped=swapped))).trace for swapped in (False, True)
+        ]
+
+    def _both(
+        self, steps: frozenset[int], *, together: bool, slot: int = 1, swapped: bool = False
+    ) -> Schedule:
+        """All on the first replica, one of the pair on another one."""
+        first, second = self.pairing.first, self.pairing.second
+        deliveries: list[Delivery] = []
+        order = sorted(steps) if self.pairing.twin else self._order(steps, swapped=swapped)
+        for step in order:
+            here = slot if step == second and not self.pairing.twin else 0
+            later = deliveries and {deliveries[-1].step, step} == {first, second}
+            at_once = together and bool(later) and not self.pairing.twin
+            deliveries.append(Delivery(step, here, overlaps=at_once))
+            if self.pairing.twin and step == first:
+                deliveries.append(Delivery(step, slot, duplicate=True, overlaps=together))
+        return Schedule(Kind.OVERLAP, "two at once", tuple(deliveries))
+
+    def _try(self, steps: frozenset[int]) -> _Shown | Contended | None:
+        alone = self._alone(steps)
+        for swapped, expected in enumerate(alone):
+            apart = self.play(self._both(steps, together=False, swapped=bool(swapped)))
+            if self.judge.differences(expected, apart):
+                return None
+        contended: Contended | None = None
+        for attempt in range(TRIES):
+            played = self.play(
+                self._both(steps, together=True, swapped=not self.pairing.twin and attempt % 2 == 1)
+            )
+            found = self._judged(steps, alone, played)
+            if isinstance(found, _Shown):
+                return found
+            contended = contended or found
+        return contended
+
+    def _judged(
+        self, steps: frozenset[int], alone: list[Trace], played: Played
+    ) -> _Shown | Contended | None:
+        failed = self._failed(alone, played)
+        mixed: Contended | None = None
+        best: _Shown | None = None
+        for expected, seen in self._explanations(steps, alone, played):
+            found = self.judge.differences(expected, seen)
+            if not found:
+                return failed
+            if {difference.step_index for difference in found} <= self._pair:
+                # All that was read later is right: only these two saw one another's work.
+                mixed = mixed or self._mixed(found[0])
+            if best is None:
+                best = _Shown(played, expected, found[0])
+        return failed or mixed or best
+
+    @property
+    def _pair(self) -> frozenset[int]:
+        return frozenset({self.pairing.first, self.pairing.second})
+
+    def _mixed(self, difference: Difference) -> Contended:
+        return Contended(
+            self._name(self.pairing.first),
+            self._name(difference.step_index),
+            (difference.expected, difference.got),
+            difference.where,
+        )
+
+    def _explanations(
+        self, steps: frozenset[int], alone: list[Trace], played: Played
+    ) -> Iterator[tuple[Trace, Played]]:
+        """Each order, then the orders in which a request that was turned away was never sent."""
+        for expected in alone:
+            yield expected, played
+        pair = self._pair
+        turned_away = {
+            e.step.index for e in played.trace.exchanges if e.step.index in pair and _turned_away(e)
+        }
+        if not turned_away:
+            return
+        if self.pairing.twin:
+            yield self.play(_one(sorted(steps))).trace, played
+            return
+        for step in sorted(turned_away):
+            without = Trace(tuple(e for e in played.trace.exchanges if e.step.index != step))
+            order = [s for s in self._order(steps, swapped=False) if s != step]
+            expected = self.play(_one(order)).trace
+            yield expected, Played(without, played.skipped)
+
+    def _failed(self, alone: list[Trace], played: Played) -> Contended | None:
+        """A 5xx in the overlap where no order has one."""
+        pair = self._pair
+
+        def statuses(trace: Trace) -> list[tuple[int, int]]:
+            return [
+                (e.step.index, e.response.status if isinstance(e.response, Response) else 0)
+                for e in trace.exchanges
+                if e.step.index in pair
+            ]
+
+        usual = {status for trace in alone for status in statuses(trace)}
+        for step, status in statuses(played.trace):
+            if (status == 0 or status >= 500) and (step, status) not in usual and status != 503:
+                answers = tuple(str(s or "no answer") for _, s in statuses(played.trace))
+                return Contended(
+                    self._name(self.pairing.first), self._name(step), answers, "status"
+                )
+        return None
+
+    # --- telling
+
+    def _name(self, step: int) -> str:
+        return route(self.workload.steps[step])
+
+    def _divergence(self, shown: _Shown, confirmed: int) -> Divergence:
+        last = shown.difference.step_index
+        # Up to the answer that differs; the pair is told whole even if it is one of the two.
+        until = max(
+            at
+            for at, e in enumerate(shown.played.trace.exchanges)
+            if e.step.index in {last, self.pairing.second}
+            and (e.step.index == last or last == self.pairing.first)
+        )
+        exchanges = shown.played.trace.exchanges[: until + 1]
+        names = list(
+            dict.fromkeys((self._name(self.pairing.first), self._name(self.pairing.second)))
+        )
+        return Divergence(
+            route=names[-1],
+            seen_at=self._name(last),
+            schedule=Kind.OVERLAP,
+            requests=told(exchanges, moves=False),
+            alone=told(shown.expected.exchanges, moves=False),
+            where=shown.difference.where,
+            expected=shown.difference.expected,
+            got=shown.difference.got,
+            confirmed=confirmed,
+            rule="POD107",
+            hint=f"{' and '.join(names)} at the same moment came out as in neither order: change it in "
+            "one atomic step, such as a conditional UPDATE or a unique constraint",
+        )
+
+
+def _one(order: list[int]) -> Schedule:
+    return Schedule(Kind.IDENTITY, "one replica", one_replica(order))
+
+
+def _turned_away(exchange: Exchange) -> bool:
+    if not isinstance(exchange.response, Response):
+        return True
+    return exchange.response.status in REFUSALS or exchange.response.status >= 500
