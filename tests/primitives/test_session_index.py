@@ -193,3 +193,20 @@ def test_entries_of_an_earlier_version_are_read(state: State, sessions: Sessions
     assert info.age < 60.0
     assert indexed(sessions, 7) == {session.handle}
     assert Entry.of(Entry(5.0, 60.0, "abc").encoded()) == Entry(5.0, 60.0, "abc")
+
+
+def test_slow_readings_do_not_change_the_order(state: State) -> None:
+    """Each age counts up to its own reading: a session that is read later looks older than it is."""
+    sessions = state.session()
+    made = []
+    for _ in range(6):
+        made.append(sessions.create(user=7).handle)
+        advance(state, 10.0)
+    execute = state.store.execute
+
+    def slow(command: object) -> object:
+        advance(state, 60.0)
+        return execute(command)  # type: ignore[arg-type]
+
+    state.store.execute = slow  # type: ignore[method-assign, assignment]
+    assert [info.handle for info in sessions.sessions(7)] == made[::-1]

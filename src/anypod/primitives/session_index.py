@@ -106,21 +106,25 @@ def listed(sessions: Sessions, user_key: str, current: str | None) -> Flow[list[
     """The user's sessions, the youngest first; heals the index."""
     entries = yield from _entries(sessions, user_key)
     now = time.time() + sessions.store.driver.clock_offset
-    found: list[SessionInfo] = []
+    found: list[
+        tuple[float, SessionInfo]
+    ] = []  # with the moment it was made, on this process's clock
     ghosts: list[str] = []
     for handle, entry in entries.items():
         document: Document | None = yield ReadDocument(sessions.address(handle))
+        read = time.monotonic() + sessions.store.driver.clock_offset
         if document is not None:
             left = math.inf if document.left is None else document.left
             absolute = sessions.absolute if math.isnan(entry.absolute) else entry.absolute
             changed = datetime.fromtimestamp(document.version / 1e6, UTC)
             age = max(0.0, absolute - left)
-            found.append(SessionInfo(handle, age, left, changed, handle == current))
+            # An age counts up to its own reading, and the readings come one after the other.
+            found.append((read - age, SessionInfo(handle, age, left, changed, handle == current)))
         elif abs(now - entry.made) >= MAKING:
             yield from buried(sessions, handle)
             ghosts.append(handle)
     yield from left_out(sessions, user_key, tuple(ghosts))
-    return sorted(found, key=lambda info: info.age)
+    return [info for _, info in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
 def ended(sessions: Sessions, user_key: str, handle: str) -> Flow[bool]:
