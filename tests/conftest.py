@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and programs inherit that. The tests
+# that interrupt one must not depend on how the tests themselves were started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test modules are imported by path, so the folder of the shared ones is made known here.
 sys.path.insert(0, str(Path(__file__).parent.parent))

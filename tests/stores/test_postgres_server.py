@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,7 +21,6 @@ from anypod.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreU
 from anypod.stores import Capability, Store, open_store
 from anypod.stores.conformance.ground import Child, fresh, in_threads
 from anypod.stores.postgres import PostgresDriver, open_driver
-from anypod.testing import FaultProxy
 
 SECRET = "s3cret-w0rd"
 
@@ -225,22 +225,26 @@ def test_statements_that_a_session_forgot_are_no_failure(store: Store) -> None:
     assert store.execute(c.Add(key)).value == 3
 
 
-def test_many_commands_are_one_exchange(postgres_url: str) -> None:
-    port = urlsplit(postgres_url).port
-    assert port
-    with (
-        FaultProxy("127.0.0.1", port) as proxy,
-        open_store(proxy.url(postgres_url)) as store,
-    ):
-        key = fresh()
-        batch: list[c.Command[Any]] = [c.Add(key), c.Put(key + "v", b"x"), c.Total(key)] * 3
-        store.driver.execute_many(batch)
-        before = proxy.exchanges
-        replies = store.driver.execute_many(batch)
-        assert proxy.exchanges - before == 1
-        assert [reply.value for reply in replies[::3]] == [4, 5, 6]
-        large = [c.Put(f"{key}{number}", b"x" * 300_000) for number in range(100)]
-        assert all(reply.written for reply in store.driver.execute_many(large))
+def test_many_commands_wait_for_no_reply_in_between(store: Store) -> None:
+    """One exchange, as far as the client goes: all commands are under way before the first reply."""
+    driver = driver_of(store)
+    key = fresh()
+    batch: list[c.Command[Any]] = [c.Add(key), c.Put(key + "v", b"x"), c.Total(key)] * 10
+    driver.execute_many(batch)
+    (link,) = driver._pool.links()
+    session = link.pgconn.backend_pid
+    replies: list[Any] = []
+    batches = threading.Thread(target=lambda: replies.extend(driver.execute_many(batch)))
+    os.kill(session, signal.SIGSTOP)
+    try:
+        batches.start()
+        wait_until(lambda: len(link._flights) == len(batch), "every command being under way")
+    finally:
+        os.kill(session, signal.SIGCONT)
+    batches.join()
+    assert [reply.value for reply in replies[::3]] == list(range(11, 21))
+    large = [c.Put(f"{key}{number}", b"x" * 300_000) for number in range(100)]
+    assert all(reply.written for reply in driver.execute_many(large))
 
 
 def test_no_more_connections_than_allowed(new_postgres_url: Callable[[], str]) -> None:
