@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 
-from anypod.check.model import Finding, Result
+from anypod.check import edits
+from anypod.check.model import Finding, Problem, Result
 
 _HUNK = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 
@@ -70,31 +71,30 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
-def add_ignores(result: Result, reason: str) -> int:
-    """Write a comment at the definition of each state (or at each site) and return how many were written."""
+def add_ignores(result: Result, reason: str) -> tuple[int, list[Problem]]:
+    """Write a comment at the definition of each state (or at each site).
+
+    Returns:
+        How many were written, and the files that were left alone.
+    """
     wanted: dict[str, dict[int, list[str]]] = {}
     for finding in result.findings:
         for path, line in _places(finding):
             codes = wanted.setdefault(path, {}).setdefault(line, [])
             if finding.rule not in codes:
                 codes.append(finding.rule)
-    count = 0
+    total = 0
+    problems = []
     for path, places in wanted.items():
-        with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
-            lines = file.read().splitlines(keepends=True)
-        for number, codes in places.items():
-            text = lines[number - 1]
-            body = text.rstrip("\r\n")
-            if body.endswith("\\"):
-                # A comment after a continued line would end the statement.
-                continue
-            lines[number - 1] = (
-                f"{body}  # anypod: ignore[{','.join(codes)}] {reason}{text[len(body) :]}"
-            )
-            count += 1
-        with open(path, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
-            file.write("".join(lines))
-    return count
+        comments = {n: f"# anypod: ignore[{','.join(c)}] {reason}" for n, c in places.items()}
+        try:
+            change, count = edits.with_comments(path, comments)
+            edits.write(change)
+        except edits.Refused as refused:
+            problems.append(Problem(path, 0, f"got no comments: it {refused}"))
+        else:
+            total += count
+    return total, problems
 
 
 def _places(finding: Finding) -> list[tuple[str, int]]:

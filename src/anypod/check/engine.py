@@ -155,8 +155,8 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
         routes = routes_of(analysis, found)
     finally:
         sys.setrecursionlimit(limit)
-    kept, suppressed, unused = suppressions.apply(found, analysis.project, config)
-    problems.extend(unused)
+    kept, suppressed, faults, fixes = suppressions.apply(found, analysis.project, config)
+    problems.extend(faults)
     kept.sort(key=lambda f: (f.severity != "error", f.path, f.line, f.rule))
     return Result(
         tuple(kept),
@@ -165,4 +165,5 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
         suppressed,
         files,
         sum(m.lines for m in modules),
+        tuple(fixes),
     )

@@ -78,6 +78,19 @@ class Problem(NamedTuple):
     message: str
 
 
+class Fix(NamedTuple):
+    """A change that can be made without judgement: a suppression that covers nothing goes."""
+
+    path: str
+    line: int
+    rules: tuple[str, ...]
+    """What the comment names …"""
+    reason: str
+    """… and says: a comment that does not is another one."""
+    keep: tuple[str, ...]
+    """The rules that the comment goes on to name; none: the comment goes."""
+
+
 class Result(NamedTuple):
     """What a check found."""
 
@@ -87,6 +100,7 @@ class Result(NamedTuple):
     suppressed: int
     files: int
     lines: int
+    fixes: tuple[Fix, ...] = ()
 
     @property
     def errors(self) -> int:

@@ -156,6 +156,15 @@ def facts_of(
     return facts, None
 
 
+def suppression(comment: str) -> tuple[tuple[str, ...], str] | None:
+    """(rules, reason) of a suppression comment."""
+    match = _IGNORE.search(comment)
+    if match is None:
+        return None
+    rules = tuple(r.strip().upper() for r in (match[1] or "").split(",") if r.strip())
+    return rules, match[2].strip()
+
+
 def comments(raw: bytes) -> list[tuple[int, tuple[str, ...], str]]:
     """The suppression comments of a file: (line, rules, reason); no rules means that none was named."""
     import io
@@ -166,10 +175,9 @@ def comments(raw: bytes) -> list[tuple[int, tuple[str, ...], str]]:
         for token in tokenize.tokenize(io.BytesIO(raw).readline):
             if token.type != tokenize.COMMENT:
                 continue
-            match = _IGNORE.search(token.string)
-            if match is not None:
-                rules = tuple(r.strip().upper() for r in (match[1] or "").split(",") if r.strip())
-                found.append((token.start[0], rules, match[2].strip()))
+            said = suppression(token.string)
+            if said is not None:
+                found.append((token.start[0], *said))
     except (tokenize.TokenError, SyntaxError):
         return found
     return found

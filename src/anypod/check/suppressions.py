@@ -1,8 +1,8 @@
 """The two ways to accept a finding: a comment with a reason, and a baseline file.
 
 A comment `# anypod: ignore[POD101] reason` at a site covers that finding; at the definition of a state it covers
-all of the state's sites. A comment that covers nothing, names no rule or gives no reason is reported. The
-baseline is keyed by rule and state, never by line, so that moving code does not bring findings back.
+all of the state's sites. A comment that covers nothing, names no rule or gives no reason is reported; what covers
+nothing can be taken away again by `--fix`. The baseline is keyed by rule and state, never by line, so that moving code does not bring findings back.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.config import Config
-from anypod.check.model import Finding, Problem
+from anypod.check.model import Finding, Fix, Problem
 from anypod.check.project import Project
 from anypod.check.sources import is_excluded
 
 _FORMAT = 1
+_Comments = dict[tuple[str, int], tuple[tuple[str, ...], str]]
+_Used = set[tuple[str, int, str]]
+"""(path, line, rule) of what comments cover."""
 
 
 def apply(
     findings: Iterable[Finding], project: Project, config: Config
-) -> tuple[list[Finding], int, list[Problem]]:
-    """(what is left, how many were suppressed, what is wrong with the suppressions)."""
-    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]] = {}
+) -> tuple[list[Finding], int, list[Problem], list[Fix]]:
+    """(what is left, how many were suppressed, what is wrong with the suppressions, what would right it)."""
+    comments: _Comments = {}
     for module in project.modules.values():
         for line, codes, reason in module.comments:
             comments[(module.path, line)] = (codes, reason)
-    used: set[tuple[str, int]] = set()
+    used: _Used = set()
     kept: list[Finding] = []
     suppressed = 0
     accepted, problems = read_baseline(config.baseline)
@@ -35,27 +38,27 @@ def apply(
             suppressed += 1
         else:
             kept.append(left)
-    problems.extend(_faults(comments, used, config))
-    return kept, suppressed, problems
+    faults, fixes = _faults(comments, used, config)
+    return kept, suppressed, [*problems, *faults], fixes
 
 
 def _without_comments(
     finding: Finding,
-    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]],
-    used: set[tuple[str, int]],
+    comments: _Comments,
+    used: _Used,
 ) -> Finding | None:
     """The finding without its suppressed sites, or None when none is left."""
     definition = finding.definition
     if definition is not None:
         at = (definition.path, definition.line)
         if at in comments and finding.rule in comments[at][0]:
-            used.add(at)
+            used.add((*at, finding.rule))
             return None
     left = []
     for site in finding.sites:
         at = (site.path, site.line)
         if at in comments and finding.rule in comments[at][0]:
-            used.add(at)
+            used.add((*at, finding.rule))
         else:
             left.append(site)
     if not left:
@@ -68,26 +71,23 @@ def _without_comments(
     )
 
 
-def _faults(
-    comments: dict[tuple[str, int], tuple[tuple[str, ...], str]],
-    used: set[tuple[str, int]],
-    config: Config,
-) -> list[Problem]:
-    found = []
+def _faults(comments: _Comments, used: _Used, config: Config) -> tuple[list[Problem], list[Fix]]:
+    problems, fixes = [], []
     for (path, line), (codes, reason) in comments.items():
         if not codes:
-            found.append(
-                Problem(path, line, "`anypod: ignore` names no rule: write ignore[POD101] reason")
-            )
-        elif (path, line) not in used:
-            if any(config.runs(code) for code in codes):
-                named = ", ".join(codes)
-                found.append(Problem(path, line, f"unused `anypod: ignore[{named}]`: remove it"))
+            message = "`anypod: ignore` names no rule: write ignore[POD101] reason"
+            problems.append(Problem(path, line, message))
+            continue
+        # A rule that did not run says nothing about its comments.
+        unused = [c for c in codes if (path, line, c) not in used and config.runs(c)]
+        if unused:
+            named = ", ".join(unused)
+            problems.append(Problem(path, line, f"unused `anypod: ignore[{named}]`: remove it"))
+            fixes.append(Fix(path, line, codes, reason, tuple(c for c in codes if c not in unused)))
         elif not reason:
-            found.append(
-                Problem(path, line, "`anypod: ignore` gives no reason: say why it is right")
-            )
-    return found
+            message = "`anypod: ignore` gives no reason: say why it is right"
+            problems.append(Problem(path, line, message))
+    return problems, fixes
 
 
 def _is_ignored_in_file(finding: Finding, config: Config) -> bool:

@@ -24,6 +24,7 @@ examples:
   anypod check src --diff origin/main            findings on changed lines only
   anypod check --explain POD101                  what the rule finds, why, and what it leaves alone
   anypod check src --write-baseline pods.json    accept what is there; then --baseline pods.json
+  anypod check src --show-fixes                  a diff of what --fix would change
 
 exit codes: 0 nothing found, 1 errors (with --strict: warnings too), 2 nothing could be checked"""
 
@@ -70,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
         "--add-ignores", metavar="REASON", help="write `# anypod: ignore[…] REASON` at each finding"
     )
     found.add_argument(
+        "--show-fixes",
+        action="store_true",
+        help="print what --fix would change as a diff, and stop",
+    )
+    found.add_argument(
+        "--fix", action="store_true", help="remove suppressions that cover nothing, then report"
+    )
+    found.add_argument(
         "--config", metavar="FILE", help="a pyproject.toml (default: the nearest one)"
     )
     found.add_argument("--no-cache", action="store_true", help="read every file again")
@@ -91,6 +100,12 @@ def main(argv: Sequence[str]) -> int:
     root = os.path.dirname(pyproject) if pyproject else ""  # noqa: PTH120  # pathlib costs a tenth of the start
     cache = None if options.no_cache or not root else f"{root}/.anypod_cache"
     result = check_paths(paths, config, cache=cache, processes=options.processes)
+    if options.show_fixes:
+        return _show_fixes(result)
+    if options.fix and result.fixes:
+        _fix(result)
+        # Lines have moved: what is reported is what is there now.
+        result = check_paths(paths, config, cache=cache, processes=options.processes)
     if options.diff:
         from anypod.check import changes
 
@@ -106,8 +121,10 @@ def main(argv: Sequence[str]) -> int:
     if options.add_ignores:
         from anypod.check import changes
 
-        count = changes.add_ignores(result, options.add_ignores)
+        count, refused = changes.add_ignores(result, options.add_ignores)
         print(f"{count} comments added", file=sys.stderr)
+        for problem in refused:
+            print(_told(problem), file=sys.stderr)
         return 0
     _print(options, result)
     return _status(result, config)
@@ -134,6 +151,33 @@ def _configured(options: argparse.Namespace, config: Config) -> tuple[Config, st
         if not any(code.startswith(prefix) for code in rules.available()):
             return found, f"there is no rule {prefix!r}; there are {', '.join(rules.available())}"
     return found, ""
+
+
+def _show_fixes(result: Result) -> int:
+    """Print the diff; 1 when there is one."""
+    from anypod.check import edits
+
+    changes, refused = edits.planned(result.fixes)
+    sys.stdout.write(edits.diff(changes))
+    for problem in refused:
+        print(_told(problem), file=sys.stderr)
+    return 1 if changes else 0
+
+
+def _fix(result: Result) -> None:
+    """Show the diff, then write it."""
+    from anypod.check import edits
+
+    changes, refused = edits.planned(result.fixes)
+    for change in changes:
+        try:
+            edits.write(change)
+        except edits.Refused as reason:
+            refused.append(Problem(change.path, 0, f"is not fixed: it {reason}"))
+        else:
+            sys.stderr.write(edits.diff([change]))
+    for problem in refused:
+        print(_told(problem), file=sys.stderr)
 
 
 def _explain(code: str) -> int:
