@@ -331,6 +331,17 @@ class CacheInvalidate(Command[int], frozen=True):
     keep: float = 60.0
 
 
+class CacheVersion(Command[int], frozen=True):
+    """The version at `key`, which each `CacheInvalidate` there raises: the counter of a tag.
+
+    Where there is none, one is made: a counter that was forgotten comes back as a version that it never
+    had before, so that what was stored under an earlier one stays dead. The version is remembered for
+    `keep` seconds from now; that deadline moves only if it gains at least a sixteenth of `keep`.
+    """
+
+    keep: float
+
+
 class CacheRelease(Command[bool], frozen=True):
     """Give a lease back without a value, because the load failed; False if it was void already."""
 

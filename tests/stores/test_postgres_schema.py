@@ -19,6 +19,8 @@ from anypod.stores.postgres.address import parse
 
 NewUrl = Callable[[], str]
 
+NEWEST = schemas.steps()[-1].version
+
 
 @pytest.fixture
 def url(new_postgres_url: NewUrl) -> str:
@@ -41,15 +43,15 @@ def _as(url: str, user: str) -> str:
 
 
 def test_migration_is_idempotent(url: str) -> None:
-    assert migrate(url) == Migration(before=0, after=1)
-    assert migrate(url) == Migration(before=1, after=1)
+    assert migrate(url) == Migration(before=0, after=NEWEST)
+    assert migrate(url) == Migration(before=NEWEST, after=NEWEST)
     assert str(Migration(before=0, after=1)) == "schema version 1, was absent"
     assert str(Migration(before=1, after=1)) == "schema version 1 already"
 
 
 def test_replicas_that_start_at_once_agree(url: str) -> None:
     migrations = in_processes([lambda: migrate(url)] * 4)
-    assert sorted(one.before for one in migrations) == [0, 1, 1, 1]
+    assert sorted(one.before for one in migrations) == [0, NEWEST, NEWEST, NEWEST]
 
 
 def test_the_first_command_makes_the_schema_whoever_is_first(url: str) -> None:
@@ -60,14 +62,35 @@ def test_the_first_command_makes_the_schema_whoever_is_first(url: str) -> None:
     assert sorted(in_processes([first] * 4)) == [1, 2, 3, 4]
 
 
+def test_a_schema_of_the_first_version_is_brought_up_and_its_callers_go_on(url: str) -> None:
+    first = schemas.steps()[:1]
+    with psycopg.connect(url, autocommit=True) as connection:
+        schemas.migrate(connection, parse(url), first)
+        with (
+            open_store(f"{url}?migrate=off") as early,
+            pytest.raises(ConfigurationError, match="has schema version 1, version 2 is needed"),
+        ):
+            early.execute(c.Add("k"))
+        connection.execute("SELECT * FROM anypod.add_v1('k', 1, -9, 9, NULL, NULL, 0, 1000)")
+        with open_store(url) as new:
+            assert new.execute(c.Add("k")).value == 2
+            assert new.execute(c.CacheVersion("tag", 60))
+        value = connection.execute(
+            "SELECT value FROM anypod.add_v1('k', 1, -9, 9, NULL, NULL, 0, 1000)"
+        ).fetchone()
+        assert value == (3,)
+        # What an old replica asks at its start.
+        assert schemas.facts(connection, parse(url)).oldest == 1
+
+
 def test_an_old_replica_goes_on_while_the_schema_moves(url: str) -> None:
     plan = (
         *schemas.steps(),
         schemas.Step(
-            2,
+            NEWEST + 1,
             "ALTER TABLE anypod.record ADD COLUMN origin text NOT NULL DEFAULT '';"
             "ALTER TABLE anypod.cache ADD COLUMN origin text NOT NULL DEFAULT '';"
-            "CREATE FUNCTION anypod.total_v2(p_key text) RETURNS bigint LANGUAGE sql AS "
+            "CREATE FUNCTION anypod.total_v9(p_key text) RETURNS bigint LANGUAGE sql AS "
             "'SELECT number FROM anypod.record WHERE key = p_key'",
             oldest=1,
         ),
@@ -77,14 +100,15 @@ def test_an_old_replica_goes_on_while_the_schema_moves(url: str) -> None:
         old.execute(c.CacheFill("cached", None, "s", b"x", 60, 60))
         with psycopg.connect(url, autocommit=True) as connection:
             moved = schemas.migrate(connection, parse(url), plan)
-        assert moved == Migration(before=1, after=2)
+        assert moved == Migration(before=NEWEST, after=NEWEST + 1)
         assert old.execute(c.Add("k")).value == 2
         assert old.execute(c.CacheRead("cached", "s", 1)).payload == b"x"
         assert old.execute(c.PatchDocument("d", {"a": b"1"}, existence=c.Existence.NEW)).version
     with open_store(url) as started_later:  # an old replica that is restarted during the roll-out
         assert started_later.execute(c.Add("k")).value == 3
     with psycopg.connect(url, autocommit=True) as connection:
-        assert schemas.migrate(connection, parse(url), plan) == Migration(before=2, after=2)
+        again = schemas.migrate(connection, parse(url), plan)
+        assert again == Migration(before=NEWEST + 1, after=NEWEST + 1)
 
 
 def test_a_schema_that_this_version_cannot_use_is_refused_and_left_alone(url: str) -> None:
@@ -103,7 +127,7 @@ def test_a_schema_that_this_version_cannot_use_is_refused_and_left_alone(url: st
 
 
 def test_a_step_that_fails_leaves_nothing_behind(url: str) -> None:
-    broken = schemas.Step(2, "CREATE TABLE anypod.half (); SELECT 1 / 0", oldest=1)
+    broken = schemas.Step(NEWEST + 1, "CREATE TABLE anypod.half (); SELECT 1 / 0", oldest=1)
     with psycopg.connect(url, autocommit=True) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             schemas.migrate(connection, parse(url), (*schemas.steps(), broken))

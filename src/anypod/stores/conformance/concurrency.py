@@ -115,6 +115,18 @@ def one_claim_is_granted(ground: Ground) -> None:
             assert store.execute(c.Abandon(key, last))
 
 
+def a_tag_has_one_version(ground: Ground) -> None:
+    """Who asks for a tag's version at once hears the same one, until an invalidation, and no one goes back."""
+    key = fresh("tag")
+    last = 0
+    with ground.store() as store:
+        for _ in range(5):
+            heard = set(in_threads([lambda: store.execute(c.CacheVersion(key, 60))] * THREADS))
+            assert len(heard) == 1, f"one tag had the versions {sorted(heard)}"
+            assert heard.pop() >= last
+            last = max(in_threads([lambda: store.execute(c.CacheInvalidate(key))] * THREADS))
+
+
 def slots_are_never_overbooked(ground: Ground) -> None:
     """No more slots are held at once than there are, and each gets a token of its own."""
     key = fresh("slots")
@@ -222,6 +234,7 @@ CHECKS: Final[tuple[Callable[[Ground], None], ...]] = (
     a_ceiling_is_never_passed,
     compare_and_swap_loses_nothing,
     one_claim_is_granted,
+    a_tag_has_one_version,
     slots_are_never_overbooked,
     a_limit_is_shared,
     patches_of_one_document_all_stay,

@@ -7,14 +7,16 @@ happen, what is unknown happened once or not at all, and the store is usable aft
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from anypod import commands as c
-from anypod.errors import OutcomeUnknown, StoreUnavailable
+from anypod.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from anypod.stores import Store
-from anypod.stores.conformance.ground import Opener, fresh
+from anypod.stores.conformance.ground import Opener, fresh, in_threads
 from anypod.testing import Fault, FaultProxy
 
 Token: TypeAlias = int  # whatever the last step of a preparation answered
@@ -22,9 +24,14 @@ Token: TypeAlias = int  # whatever the last step of a preparation answered
 LONG: Final = 3_600.0
 POLICY: Final = c.Policy(c.Algorithm.GCRA, limit=10, period=36_000.0, burst=10)
 
-EXECUTED: Final = {Fault.BEFORE_REPLY, Fault.INSIDE_REPLY, Fault.HALF_CLOSE, Fault.SILENCE}
-SILENT_EVERY: Final = 4  # cases
+EXECUTED: Final = {
+    *(Fault.BEFORE_REPLY, Fault.INSIDE_REPLY, Fault.HALF_CLOSE, Fault.SILENCE, Fault.LATE_REPLY)
+}
 NOT_EXECUTED: Final = {Fault.BEFORE_REQUEST, Fault.INSIDE_REQUEST}
+OVERDUE: Final = (Fault.SILENCE, Fault.LATE_REQUEST, Fault.LATE_REPLY)  # past the time limits
+SHORT_DELAY: Final = 0.01  # seconds, within every time limit
+LONG_DELAY: Final = 1.5  # past them
+PATIENCE: Final = 60.0  # seconds until what is late is over
 
 
 def _no_preparation(store: Store, key: str) -> Token:  # noqa: ARG001
@@ -66,6 +73,10 @@ def _document(store: Store, key: str) -> Any:
 def _cached(store: Store, key: str) -> Any:
     found = store.execute(c.CacheRead(key, "s", 0.0))
     return found.payload, found.lease_left > 0
+
+
+def _version(store: Store, key: str) -> Any:
+    return store.execute(c.CacheRead(key, "s", 0.0)).version > 0
 
 
 def _limit(store: Store, key: str) -> Any:
@@ -137,6 +148,7 @@ CASES: Final = (
     Case(lambda k, _: c.CacheRead(k, "s", 0.0), _cached, _fill),
     Case(lambda k, t: c.CacheFill(k, t, "s", b"new", LONG, LONG), _cached, _lease),
     Case(lambda k, _: c.CacheInvalidate(k), _cached, _fill),
+    Case(lambda k, _: c.CacheVersion(k, LONG), _version),
     Case(c.CacheRelease, _cached, _lease),
     Case(lambda k, _: c.Take(k, (POLICY,), 3), _limit),
     Case(lambda k, _: c.Acquire(k, "first", LONG), _slots),
@@ -162,21 +174,34 @@ def verify_faults(
     """
     with FaultProxy(*upstream) as proxy, direct() as truth, asyncio.Runner() as runner:
         store = through(proxy)
+        crew = [through(proxy) for _ in CASES]
         try:
-            for place, case in enumerate(CASES):
+            for case in CASES:
                 _count(case, store, truth, proxy, runner)
                 for fault in Fault:
-                    if fault is Fault.SILENCE and place % SILENT_EVERY:
-                        continue  # each costs a whole time limit, and all fail alike
-                    _fail(case, fault, store, truth, proxy, None)
-                    _fail(case, fault, store, truth, proxy, runner)
+                    if fault is not Fault.SILENCE:
+                        _fail(case, fault, store, truth, proxy, None)
+                        _fail(case, fault, store, truth, proxy, runner)
+            for fault in OVERDUE:
+                _overdue(fault, crew, truth, proxy)
+                _overdue_together(fault, store, truth, proxy, runner)
             _recover(store, proxy, runner)
         finally:
+            for one in crew:
+                one.close()
             runner.run(store.aclose())
 
 
 def _run(store: Store, command: c.Command[Any], runner: asyncio.Runner | None) -> Any:
     return store.execute(command) if runner is None else runner.run(store.aexecute(command))
+
+
+def _attempt(store: Store, command: c.Command[Any], runner: asyncio.Runner | None = None) -> Any:
+    """The reply, or what the store said about a failure."""
+    try:
+        return _run(store, command, runner)
+    except StoreError as failure:
+        return failure
 
 
 def _count(
@@ -194,6 +219,37 @@ def _count(
         assert count == 1, f"{command!r} took {count} exchanges"
 
 
+class _Trial:
+    """A case that is about to fail: the states before it and after it, and its command."""
+
+    def __init__(self, case: Case, truth: Store) -> None:
+        undone, done, self._key = (fresh("fault") for _ in range(3))
+        case.prepare(truth, undone)
+        truth.execute(case.command(done, case.prepare(truth, done)))
+        self._case = case
+        self._truth = truth
+        self._before = case.probe(truth, undone)
+        self._after = case.probe(truth, done)
+        self.command = case.command(self._key, case.prepare(truth, self._key))
+
+    def judge(self, fault: Fault, reply: Any, way: str) -> None:
+        """Hold what was said against what is there."""
+        if isinstance(reply, OutcomeUnknown):
+            allowed = [self._before, self._after]
+            if fault in EXECUTED:
+                allowed = [self._after]
+            elif fault in NOT_EXECUTED:
+                allowed = [self._before]
+        elif isinstance(reply, StoreUnavailable):
+            allowed = [self._before]
+        else:
+            allowed = [self._after]
+        found = self._case.probe(self._truth, self._key)
+        assert found in allowed, (
+            f"{self.command!r} ({way}): {fault.value}: {reply!r}, and then {found!r} instead of {allowed!r}"
+        )
+
+
 def _fail(
     case: Case,
     fault: Fault,
@@ -202,29 +258,59 @@ def _fail(
     proxy: FaultProxy,
     runner: asyncio.Runner | None,
 ) -> None:
-    undone, done, key = (fresh("fault") for _ in range(3))
-    case.prepare(truth, undone)
-    truth.execute(case.command(done, case.prepare(truth, done)))
-    before, after = case.probe(truth, undone), case.probe(truth, done)
-    command = case.command(key, case.prepare(truth, key))
-    where = f"{command!r} ({'sync' if runner is None else 'async'}): {fault.value}"
+    trial = _Trial(case, truth)
+    way = "sync" if runner is None else "async"
     _run(store, c.Total(fresh("warm")), runner)
-    proxy.inject(fault)
-    try:
-        reply = _run(store, command, runner)
-    except StoreUnavailable:
-        reply, allowed = "StoreUnavailable", [before]
-    except OutcomeUnknown:
-        reply, allowed = "OutcomeUnknown", [before, after]
-        if fault in EXECUTED:
-            allowed = [after]
-        elif fault in NOT_EXECUTED:
-            allowed = [before]
-    else:
-        allowed = [after]
-    found = case.probe(truth, key)
-    assert found in allowed, f"{where}: {reply!r}, and then {found!r} instead of {allowed!r}"
-    assert _run(store, c.Total(fresh("usable")), runner) == 0, f"{where}: unusable afterwards"
+    proxy.inject(fault, delay=SHORT_DELAY)
+    trial.judge(fault, _attempt(store, trial.command, runner), way)
+    usable = _attempt(store, c.Total(fresh("usable")), runner)
+    assert usable == 0, f"{trial.command!r} ({way}): {fault.value}: unusable afterwards: {usable!r}"
+
+
+def _overdue(fault: Fault, crew: list[Store], truth: Store, proxy: FaultProxy) -> None:
+    """Nothing comes within the time limits: all cases at once, each on a connection of its own."""
+    trials = [_Trial(case, truth) for case in CASES]
+    for store in crew:
+        store.execute(c.Total(fresh("warm")))
+    proxy.inject(fault, len(trials), delay=LONG_DELAY)
+    commands = [trial.command for trial in trials]
+    replies = in_threads([partial(_attempt, *one) for one in zip(crew, commands, strict=True)])
+    _settle(proxy, None)
+    for trial, reply in zip(trials, replies, strict=True):
+        trial.judge(fault, reply, "sync")
+    assert [store.execute(c.Total(fresh("usable"))) for store in crew] == [0] * len(crew)
+
+
+def _overdue_together(
+    fault: Fault, store: Store, truth: Store, proxy: FaultProxy, runner: asyncio.Runner
+) -> None:
+    """Nothing comes within the time limits: all cases at once, as one event loop's tasks."""
+    trials = [_Trial(case, truth) for case in CASES]
+
+    async def attempts() -> list[Any]:
+        return await asyncio.gather(
+            *(store.aexecute(trial.command) for trial in trials), return_exceptions=True
+        )
+
+    runner.run(store.aexecute(c.Total(fresh("warm"))))
+    proxy.inject(fault, len(trials), delay=LONG_DELAY)
+    replies = runner.run(attempts())
+    _settle(proxy, runner)
+    for trial, reply in zip(trials, replies, strict=True):
+        trial.judge(fault, reply, "async")
+    assert runner.run(store.aexecute(c.Total(fresh("usable")))) == 0
+
+
+def _settle(proxy: FaultProxy, runner: asyncio.Runner | None) -> None:
+    """Wait until what is late has happened."""
+    proxy.heal()
+    end = time.monotonic() + PATIENCE
+    while proxy.late:
+        assert time.monotonic() < end, "a late exchange never ended"
+        if runner is None:
+            time.sleep(0.005)
+        else:
+            runner.run(asyncio.sleep(0.005))  # a connection is closed by its own event loop
 
 
 def _recover(store: Store, proxy: FaultProxy, runner: asyncio.Runner) -> None:

@@ -356,6 +356,11 @@ class History(RuleBasedStateMachine):
         self.check(c.CacheInvalidate(self.key("cache", key), keep), "version")
 
     @precondition(about("cache"))
+    @rule(key=keys, keep=durations)
+    def cache_version(self, key: str, keep: float) -> None:
+        self.check(c.CacheVersion(self.key("cache", key), keep), "version")
+
+    @precondition(about("cache"))
     @rule(key=keys, n=back)
     def cache_release(self, key: str, n: int) -> None:
         self.check(c.CacheRelease(self.key("cache", key), self.token(n)))

@@ -59,6 +59,14 @@ def _bounded(number: int) -> int:
     return number if -_EDGE <= number <= _EDGE else max(-_EDGE, min(_EDGE, number))
 
 
+def _keep(command: Any, offset: int, wait: int) -> Values:
+    return [place(command.key), micros(command.keep), offset, wait]
+
+
+def _number(command: c.Command[int], row: Row) -> int:  # noqa: ARG001  # every reply gets its command
+    return int(row[1])
+
+
 def refuse(command: c.Command[Any], fault: int) -> WrongRecord:
     """What to raise where something else stands at the key."""
     if fault < 0:
@@ -109,7 +117,7 @@ def _page(command: c.Scan, row: Row) -> c.Page:
 
 # --- counters
 
-_OUTCOMES: Final = (c.AddOutcome.ADDED, c.AddOutcome.REFUSED, c.AddOutcome.REUSED)
+_OUTCOMES: Final = tuple(c.AddOutcome)
 
 
 def _add(command: c.Add, offset: int, wait: int) -> Values:
@@ -143,12 +151,7 @@ def _added(command: c.Add, row: Row) -> c.Added:  # noqa: ARG001  # every reply 
 
 # --- claims
 
-_STATUSES: Final = (
-    c.ClaimStatus.GRANTED,
-    c.ClaimStatus.IN_FLIGHT,
-    c.ClaimStatus.COMPLETE,
-    c.ClaimStatus.REUSED,
-)
+_STATUSES: Final = tuple(c.ClaimStatus)  # the functions count them as they are defined
 
 
 def _claimed(command: c.Claim, row: Row) -> c.Claimed:  # noqa: ARG001
@@ -226,12 +229,7 @@ def _taken(command: c.Take, row: Row) -> c.Taken:  # noqa: ARG001
 # --- documents
 
 _EXISTENCE: Final = {c.Existence.NEW: 0, c.Existence.EXISTING: 1, c.Existence.EITHER: 2}
-_PATCHES: Final = (
-    c.PatchOutcome.PATCHED,
-    c.PatchOutcome.MISSING,
-    c.PatchOutcome.EXISTS,
-    c.PatchOutcome.ENDED,
-)
+_PATCHES: Final = tuple(c.PatchOutcome)
 
 
 def _document(command: c.ReadDocument, row: Row) -> c.Document | None:  # noqa: ARG001
@@ -339,7 +337,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     c.Total: Call(
         Function("total_v1", "text, bigint", "bigint"),
         lambda q, offset, _: [place(q.key), offset],
-        lambda _, row: row[1],
+        _number,
     ),
     c.Claim: Call(
         Function(
@@ -445,7 +443,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     ),
     c.EndDocument: Call(
         Function("end_document_v1", "text, bigint, bigint, integer", "boolean"),
-        lambda q, offset, wait: [place(q.key), micros(q.keep), offset, wait],
+        _keep,
         _held,
     ),
     c.CacheRead: Call(
@@ -468,8 +466,13 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     ),
     c.CacheInvalidate: Call(
         Function("cache_invalidate_v1", "text, bigint, bigint, integer", "bigint"),
-        lambda q, offset, wait: [place(q.key), micros(q.keep), offset, wait],
-        lambda _, row: row[1],
+        _keep,
+        _number,
+    ),
+    c.CacheVersion: Call(
+        Function("cache_version_v2", "text, bigint, bigint, integer", "bigint"),
+        _keep,
+        _number,
     ),
     c.CacheRelease: Call(
         Function("cache_release_v1", "text, bigint, bigint, integer", "boolean"),

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg import errors
 
-from anypod.commands import CacheRead, Command, Get, Inspect, ReadDocument, Total
+from anypod.commands import CacheRead, CacheVersion, Command, Get, Inspect, ReadDocument, Total
 from anypod.errors import (
     ConfigurationError,
     Conflict,
@@ -54,7 +54,7 @@ ATTEMPTS: Final = 4  # to send one command that no connection has taken
 REAP_EVERY: Final = 500  # commands that may leave something behind
 REAP_BATCH: Final = 200
 
-_READS: Final = (Get, Total, Inspect, ReadDocument, CacheRead)  # that leave nothing behind
+_READS: Final = (Get, Total, Inspect, ReadDocument, CacheRead, CacheVersion)  # that seldom write
 _TAKE_MAIL: Final = Function("take_mail_v1", "text, bigint", "boolean")
 _REAP: Final = Function("reap_v1", "integer, bigint", "bigint")
 _MISSING: Final = (errors.UndefinedFunction, errors.UndefinedTable, errors.InvalidSchemaName)

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -73,26 +74,27 @@ class Facts:
     fresh: bool
 
 
-_FIRST: Final = (  # the files of version 1, in order
-    "tables",
-    "entry",
-    "values",
-    "counters",
-    "claims",
-    "channels",
-    "slots",
-    "limits",
-    "documents",
-    "cache",
-    "garbage",
+# The files of each version, in order, and the oldest version whose callers still work after it.
+_VERSIONS: Final = (
+    (
+        "tables entry values counters claims channels slots limits documents cache garbage",
+        1,
+    ),
+    ("cache", 1),
 )
 
 
 def steps() -> tuple[Step, ...]:
     """Every version of the schema, in order."""
-    folder = resources.files(__package__) / "v1"
-    first = "\n".join((folder / f"{name}.sql").read_text("utf-8") for name in _FIRST)
-    return (Step(1, first, oldest=1),)
+    return tuple(
+        Step(version, _sql(version, names.split()), oldest)
+        for version, (names, oldest) in enumerate(_VERSIONS, 1)
+    )
+
+
+def _sql(version: int, names: Sequence[str]) -> str:
+    folder = resources.files(__package__) / f"v{version}"
+    return "\n".join((folder / f"{name}.sql").read_text("utf-8") for name in names)
 
 
 _FACTS: Final = """

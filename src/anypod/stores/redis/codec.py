@@ -31,6 +31,7 @@ from anypod.commands import (
     CacheRead,
     CacheRelease,
     CacheReply,
+    CacheVersion,
     Claim,
     Claimed,
     ClaimStatus,
@@ -348,6 +349,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     ),
     CacheFill: _codec("cache_fill", _fill, _filled),
     CacheInvalidate: _codec("cache_invalidate", lambda c: (micros(c.keep),), _number),
+    CacheVersion: _codec("cache_version", lambda c: (micros(c.keep),), _number),
     CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
     Take: _codec("take", _take, _taken),
     Acquire: _codec(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from anypod.commands import CacheFill, CacheInvalidate, CacheRead, CacheRelease, CacheReply, Filled
+from anypod.commands import (
+    CacheFill,
+    CacheInvalidate,
+    CacheRead,
+    CacheRelease,
+    CacheReply,
+    CacheVersion,
+    Filled,
+)
 from anypod.stores.specification.records import (
     CacheRecord,
     Rules,
@@ -85,6 +93,22 @@ def _cache_invalidate(command: CacheInvalidate, table: Table, now: int) -> int:
     return version
 
 
+def _cache_version(command: CacheVersion, table: Table, now: int) -> int:
+    record = load(table, command.key, CacheRecord)
+    if record is None:
+        record = CacheRecord(0, "", None, 0.0, 0, 0, 0, 0, None)
+    keep = micros(command.keep)
+    new = record.version == 0
+    moved = record.deadline is None or now + keep - record.deadline >= keep // 16
+    if new:
+        record.version = next_version(record.lease, now)
+    if moved:
+        record.deadline = now + keep
+    if new or moved:
+        table.save(command.key, record)
+    return record.version
+
+
 def _cache_release(command: CacheRelease, table: Table, now: int) -> bool:  # noqa: ARG001
     record = load(table, command.key, CacheRecord)
     if record is None or record.lease != command.lease:
@@ -99,5 +123,6 @@ RULES: Final[Rules] = {
     CacheRead: _cache_read,
     CacheFill: _cache_fill,
     CacheInvalidate: _cache_invalidate,
+    CacheVersion: _cache_version,
     CacheRelease: _cache_release,
 }

@@ -16,6 +16,7 @@ from anypod.commands import (
     Added,
     AddOutcome,
     CacheRead,
+    CacheVersion,
     Command,
     Get,
     Inspect,
@@ -58,7 +59,7 @@ REAP_BATCH: Final = 128  # records
 FORK_PATIENCE: Final = 1.0  # seconds that a fork waits for commands under way
 
 READERS: Final = frozenset(
-    {Get, Scan, Total, Inspect, ReadDocument, CacheRead}
+    {Get, Scan, Total, Inspect, ReadDocument, CacheRead, CacheVersion}
 )  # which usually only read
 
 
