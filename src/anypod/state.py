@@ -22,6 +22,7 @@ from anypod.errors import ConfigurationError, NoStore
 from anypod.keys import Key
 from anypod.observe import Observer
 from anypod.primitives.counter import Counter
+from anypod.primitives.degraded import RaiseOrDeny
 from anypod.primitives.idempotency import Idempotency
 from anypod.primitives.lock import Lock
 from anypod.primitives.map import Map
@@ -131,9 +132,18 @@ class State:
         ttl: float = 86_400.0,
         type: Any = None,  # noqa: A002  # the field's term
         failures: Literal["keep", "retry"] = "keep",
+        unavailable: RaiseOrDeny = "raise",
     ) -> Idempotency:
         """Operations under this name that are carried out once; see `Idempotency`."""
-        return Idempotency(self.store, name, lease=lease, ttl=ttl, type=type, failures=failures)
+        return Idempotency(
+            self.store,
+            name,
+            lease=lease,
+            ttl=ttl,
+            type=type,
+            failures=failures,
+            unavailable=unavailable,
+        )
 
     def rate_limit(
         self,
@@ -158,13 +168,15 @@ class State:
             replicas=replicas,
         )
 
-    def lock(self, name: str, *, lease: float = 30.0) -> Lock:
+    def lock(self, name: str, *, lease: float = 30.0, unavailable: RaiseOrDeny = "raise") -> Lock:
         """Locks under this name, one per key; see `Lock`."""
-        return Lock(self.store, name, lease=lease)
+        return Lock(self.store, name, lease=lease, unavailable=unavailable)
 
-    def slots(self, name: str, limit: int, *, lease: float = 30.0) -> Lock:
+    def slots(
+        self, name: str, limit: int, *, lease: float = 30.0, unavailable: RaiseOrDeny = "raise"
+    ) -> Lock:
         """`limit` slots per key, for so many at the same time; see `Lock`."""
-        return Lock(self.store, name, lease=lease, limit=limit)
+        return Lock(self.store, name, lease=lease, limit=limit, unavailable=unavailable)
 
     def observe(self, observer: Observer) -> None:
         """Tell the observer of every command: kind and name of the primitive, duration, outcome."""

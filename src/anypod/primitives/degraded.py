@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from anypod.commands import Algorithm, Policy, Quota, Taken
 from anypod.errors import ConfigurationError
@@ -20,17 +20,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("anypod")
 
+RaiseOrDeny: TypeAlias = Literal["raise", "deny"]
+"""The policies of what must not happen twice or at the same time: allowing it would break the promise."""
+
 LOG_EVERY: Final = 10.0  # seconds, per primitive
 MOST_SUBJECTS: Final = 65_536  # of a local quota; the oldest go first
+
+_WORDS: Final = {"rate": "rate limit"}
 
 _lock = threading.Lock()
 _logged: dict[str, tuple[float, int]] = {}
 
 
-def degraded(store: Store, primitive: str, name: str, policy: str, failure: Exception) -> None:
-    """Note a decision that was made without the store: an event each time, a log line now and then."""
-    store.emit(Event(primitive, name, "", 0.0, type(failure).__name__, degraded=policy))
-    what = f"{primitive} {name!r}"
+def degraded(store: Store, kind: str, name: str, policy: str, failure: Exception) -> None:
+    """Note a decision that was made without the store: an event each time, a log line now and then.
+
+    Args:
+        store: that could not be reached.
+        kind: of the primitive, as events call it: the one in its keys.
+        name: the primitive's.
+        policy: that decided.
+        failure: what the store said.
+    """
+    store.emit(Event(kind, name, "", 0.0, type(failure).__name__, degraded=policy))
+    what = f"{_WORDS.get(kind, kind)} {name!r}"
     now = time.monotonic()
     with _lock:
         last, silent = _logged.get(what, (-LOG_EVERY, 0))
@@ -40,6 +53,19 @@ def degraded(store: Store, primitive: str, name: str, policy: str, failure: Exce
         _logged[what] = (now, 0)
     more = f" ({silent} more since the last line)" if silent else ""
     logger.warning("%s is degraded to %r%s: %s", what, policy, more, failure)
+
+
+def check_policy(primitive: str, name: str, policy: str, *known: str) -> None:
+    """Refuse a policy that the primitive cannot keep its promise under.
+
+    Raises:
+        ConfigurationError: it is none of the known ones.
+    """
+    if policy not in known:
+        words = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise ConfigurationError(
+            f"{primitive} {name!r}: unavailable must be {words}, not {policy!r}"
+        )
 
 
 class LocalQuota:

@@ -29,10 +29,13 @@ from anypod.errors import (
     KeyReused,
     LeaseLost,
     NotReplayable,
+    OutcomeUnknown,
     RecordError,
+    StoreUnavailable,
 )
 from anypod.flow import Flow, Sleep, arun, run
 from anypod.keys import Key, encode
+from anypod.primitives.degraded import RaiseOrDeny, check_policy, degraded
 from anypod.primitives.explanation import Explanation, explanation
 from anypod.primitives.heartbeat import Heartbeat
 from anypod.serializer import Serializer, Undecodable
@@ -51,6 +54,7 @@ _FIRST_PAUSE: Final = (
     0.01  # seconds between two looks at a claim in flight: doubled up to the longest
 )
 _LONGEST_PAUSE: Final = 0.25
+RETRY_AFTER: Final = 1.0  # seconds that a caller is told to wait for a store that is away
 
 
 class Idempotency:
@@ -64,6 +68,8 @@ class Idempotency:
         type: what to decode outcomes into; None keeps plain data.
         failures: "keep" makes an exception of the handler the outcome; "retry" forgets the claim, so
             that the next attempt executes (for queue consumers).
+        unavailable: what a claim does when the store cannot be reached: `"raise"`, or `"deny"`: what a
+            caller gets while another holder is at work. Nothing is carried out in either case.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Idempotency:
         ttl: float = 86_400.0,
         type: Any = None,  # noqa: A002  # the field's term
         failures: Literal["keep", "retry"] = "keep",
+        unavailable: RaiseOrDeny = "raise",
     ) -> None:
         for what, seconds in (("lease", lease), ("ttl", ttl)):
             if not 0 < seconds < float("inf"):
@@ -85,10 +92,12 @@ class Idempotency:
             raise ConfigurationError(
                 f"idempotency {name!r}: failures must be 'keep' or 'retry', not {failures!r}"
             )
+        check_policy("idempotency", name, unavailable, "raise", "deny")
         self.name = name
         self.lease = lease
         self.ttl = ttl
         self.failures = failures
+        self.unavailable = unavailable
         self.store = store
         self._serializer: Serializer[Any] = Serializer(type)
         self._prefix = ""
@@ -107,7 +116,8 @@ class Idempotency:
             wait: seconds to wait for an outcome while another holder is at work.
 
         Raises:
-            InFlight: another holder is still at work.
+            InFlight: another holder is still at work; or the store is away, and the family denies then.
+            StoreUnavailable, OutcomeUnknown: the store is away, and the family raises then.
             KeyReused: the key belongs to an operation with other arguments.
             EarlierFailure: the operation failed before, and the failure was kept.
             NotReplayable: the operation is complete, its outcome was not kept.
@@ -221,7 +231,12 @@ class Idempotency:
         pause = _FIRST_PAUSE
         while True:
             asked = time.monotonic()
-            claimed: Claimed = yield Claim(address, fingerprint, self.lease, self.ttl)
+            try:
+                claimed: Claimed = yield Claim(address, fingerprint, self.lease, self.ttl)
+            except (StoreUnavailable, OutcomeUnknown) as failure:
+                if self.unavailable == "raise":
+                    raise
+                raise self._denied(failure) from failure
             if claimed.status is ClaimStatus.REUSED:
                 raise KeyReused(
                     f"idempotency {self.name!r}: this key belongs to an operation with other "
@@ -246,6 +261,16 @@ class Idempotency:
                 )
             yield Sleep(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _denied(self, failure: StoreUnavailable | OutcomeUnknown) -> InFlight:
+        degraded(self.store, "idempotency", self.name, self.unavailable, failure)
+        # A claim that may have been granted stands for its lease: nobody knows that it is nobody's.
+        wait = RETRY_AFTER if isinstance(failure, StoreUnavailable) else self.lease
+        return InFlight(
+            wait,
+            f"idempotency {self.name!r}: the store cannot be reached, so nobody knows whether the operation "
+            f"was carried out; nothing was done, try again in {wait:.1f} s",
+        )
 
     def _attempt(self, key: Key, claimed: Claimed) -> Attempt:
         attempt = Attempt(self, self.address(key), claimed.token, claimed.attempt)

@@ -21,14 +21,23 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from anypod.commands import Acquire, Acquired, Release, Withdraw, mailbox
-from anypod.errors import ConfigurationError, LeaseLost, LockTimeout, Reentered, StoreError
+from anypod.errors import (
+    ConfigurationError,
+    LeaseLost,
+    LockTimeout,
+    OutcomeUnknown,
+    Reentered,
+    StoreError,
+    StoreUnavailable,
+)
 from anypod.flow import Flow, Wait, arun, run
 from anypod.keys import Key, encode
+from anypod.primitives.degraded import RaiseOrDeny, check_policy, degraded
 from anypod.primitives.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -122,18 +131,30 @@ class Lock:
         name: names the family.
         lease: seconds after which a holder that gave no sign of life is taken for dead.
         limit: how many may hold a slot of one key at the same time.
+        unavailable: what `acquire` does when the store cannot be reached: `"raise"`, or `"deny"`: what a
+            caller gets who finds the lock held by others, at once.
     """
 
-    def __init__(self, store: Store, name: str, *, lease: float = 30.0, limit: int = 1) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        lease: float = 30.0,
+        limit: int = 1,
+        unavailable: RaiseOrDeny = "raise",
+    ) -> None:
         if not 0 < lease < float("inf"):
             raise ConfigurationError(f"lock {name!r}: lease must be seconds above 0, not {lease!r}")
         if type(limit) is not int or limit < 1:
             raise ConfigurationError(
                 f"lock {name!r}: limit must be an int from 1 on, not {limit!r}"
             )
+        check_policy("lock", name, unavailable, "raise", "deny")
         self.name = name
         self.lease = lease
         self.limit = limit
+        self._unavailable = unavailable
         self._store = store
         self._prefix = ""
 
@@ -146,7 +167,8 @@ class Lock:
             wait: seconds to wait at most; None waits as long as it takes, 0 does not wait.
 
         Raises:
-            LockTimeout: others held it for all that time.
+            LockTimeout: others held it for all that time; or the store is away, and the lock denies then.
+            StoreUnavailable, OutcomeUnknown: the store is away, and the lock raises then.
             Reentered: this thread or task holds it already.
             LeaseLost: at the end of the block: somebody else had taken over. At its beginning: the lease is
                 shorter than an exchange with the store.
@@ -226,9 +248,18 @@ class Lock:
                 yield Wait(
                     mailbox(address, waiter), min(LONGEST_WAIT, left, max(asked.wait, 0.001))
                 )
+        except (StoreUnavailable, OutcomeUnknown) as failure:
+            if self._unavailable == "raise":
+                raise
+            degraded(self._store, "lock", self.name, self._unavailable, failure)
+            raise LockTimeout(
+                f"lock {self.name!r}: not acquired: the store cannot be reached, and the lock denies then; try "
+                f"again later"
+            ) from failure
         finally:
             if queued:
-                yield Withdraw(address, waiter)
+                with suppress(StoreError):  # who does not ask any more is soon skipped
+                    yield Withdraw(address, waiter)
 
     def _release(self, address: str, token: int) -> Flow[bool]:
         try:

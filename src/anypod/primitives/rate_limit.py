@@ -26,7 +26,7 @@ from anypod.commands import Algorithm, Policy, Quota, Take, Taken
 from anypod.errors import ConfigurationError, StoreError
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
-from anypod.primitives.degraded import LocalQuota, degraded
+from anypod.primitives.degraded import LocalQuota, check_policy, degraded
 from anypod.primitives.rate import describe, parse_rates
 
 if TYPE_CHECKING:
@@ -138,11 +138,7 @@ class RateLimit:
             for text in overrides.values():
                 self._override(text)
         self._shadow = shadow
-        if unavailable not in ("raise", "deny", "allow", "local"):
-            raise ConfigurationError(
-                f"rate limit {name!r}: unavailable must be raise, deny, allow or local, not "
-                f"{unavailable!r}"
-            )
+        check_policy("rate limit", name, unavailable, "raise", "deny", "allow", "local")
         if (unavailable == "local") != (replicas is not None):
             raise ConfigurationError(
                 f"rate limit {name!r}: unavailable='local' needs replicas=, the number among which the "
@@ -303,7 +299,7 @@ class RateLimit:
     ) -> Decision:
         if self._unavailable == "raise":
             raise failure
-        degraded(self._store, "rate limit", self.name, self._unavailable, failure)
+        degraded(self._store, "rate", self.name, self._unavailable, failure)
         if self._local is not None:
             decision = self._decision(policies, self._local.take(address, policies, cost))
             return replace(decision, degraded=True)
