@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
+from urllib.parse import quote
 
 from anypod.check import rules
 from anypod.check.model import Finding, Result, Site
@@ -63,10 +65,18 @@ def described(code: str) -> dict[str, Any]:
     }
 
 
+def _uri(path: str) -> str:
+    """A path as a URI, relative where it can be: code scanning knows files by their place in the checkout."""
+    if os.path.isabs(path):  # noqa: PTH117  # the checker's paths are texts
+        inside = os.path.relpath(path)
+        path = path if inside.startswith("..") else inside.replace(os.sep, "/")
+    return quote(path if not os.path.isabs(path) else f"file://{path}", safe="/:")  # noqa: PTH117
+
+
 def _location(site: Site) -> dict[str, Any]:
     return {
         "physicalLocation": {
-            "artifactLocation": {"uri": site.path.lstrip("/")},
+            "artifactLocation": {"uri": _uri(site.path)},
             "region": {"startLine": max(1, site.line), "startColumn": site.column + 1},
         },
         **({"message": {"text": site.text}} if site.text else {}),
