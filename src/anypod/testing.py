@@ -82,6 +82,8 @@ class Fault(Enum):
     INSIDE_REPLY = "the connection closes when half of the reply has been passed on"
     HALF_CLOSE = "the server's side ends the stream instead of the reply, without closing"
     SILENCE = "the server has replied, and neither this reply nor any later one comes"
+    LATE_REQUEST = "the request reaches the server late, also when the client has given up by then"
+    LATE_REPLY = "the server has replied, and the reply is passed on late"
 
 
 class FaultProxy:
@@ -101,7 +103,7 @@ class FaultProxy:
         self.host: str = "127.0.0.1"
         self.port: int = self._listener.getsockname()[1]
         self.exchanges = 0
-        self._faults: deque[Fault] = deque()
+        self._faults: deque[tuple[Fault, float]] = deque()
         self._lock = threading.Lock()
         self._pairs: set[_Pair] = set()
         self._refusing = False
@@ -115,10 +117,21 @@ class FaultProxy:
         user = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{user[0]}{user[1]}{self.host}:{self.port}").geturl()
 
-    def inject(self, fault: Fault, times: int = 1) -> None:
-        """Let the next exchanges fail like this."""
+    def inject(self, fault: Fault, times: int = 1, *, delay: float = 0.1) -> None:
+        """Let the next exchanges fail like this.
+
+        Args:
+            fault: where.
+            times: how many exchanges.
+            delay: seconds that `LATE_REQUEST` and `LATE_REPLY` hold back.
+        """
         with self._lock:
-            self._faults.extend([fault] * times)
+            self._faults.extend([(fault, delay)] * times)
+
+    def heal(self) -> None:
+        """Forget the faults that were injected and have not happened."""
+        with self._lock:
+            self._faults.clear()
 
     def refuse(self) -> None:
         """Close every connection and every one that is opened, until `allow`."""
@@ -144,6 +157,12 @@ class FaultProxy:
         with self._lock:
             return len(self._pairs)
 
+    @property
+    def late(self) -> int:
+        """How many late exchanges are not over: a request that is on its way may still execute."""
+        with self._lock:
+            return sum(pair.late for pair in self._pairs)
+
     def _accept(self) -> None:
         while True:
             readable, _, _ = select.select([self._listener, self._stopped], [], [])
@@ -163,11 +182,11 @@ class FaultProxy:
                 self._pairs.add(pair)
             pair.thread.start()
 
-    def begin(self) -> Fault | None:
+    def begin(self) -> tuple[Fault | None, float]:
         """An exchange begins: count it, and tell how it is to fail."""
         with self._lock:
             self.exchanges += 1
-            return self._faults.popleft() if self._faults else None
+            return self._faults.popleft() if self._faults else (None, 0.0)
 
     def ended(self, pair: _Pair) -> None:
         """A connection has ended."""
@@ -206,6 +225,9 @@ class _Pair:
         self._server = server
         self._waiting = False  # between a request and its reply
         self._fault: Fault | None = None
+        self._delay = 0.0  # seconds, of a late exchange
+        self.late = False  # a late exchange is under way
+        self._closing = threading.Event()
         self._silent = False  # a stream loses its end, never a piece out of its middle
         self.thread = threading.Thread(target=self._run, name="fault proxy pair", daemon=True)
 
@@ -223,15 +245,27 @@ class _Pair:
     def _pump(self) -> bool:
         readable, _, _ = select.select([self._client, self._server], [], [])
         if self._client in readable:
-            data = self._client.recv(CHUNK)
+            data = self._received()
+            if not data and self.late:
+                self._server.recv(CHUNK)  # what arrived late is carried out nevertheless
             return bool(data) and self._request(data)
         data = self._server.recv(CHUNK)
         return bool(data) and self._reply(data)
 
+    def _received(self) -> bytes:
+        """What the client says; nothing when it has closed or reset the connection."""
+        try:
+            return self._client.recv(CHUNK)
+        except ConnectionError:
+            return b""
+
     def _request(self, data: bytes) -> bool:
         if not self._waiting:
             self._waiting = True
-            self._fault = self._proxy.begin()
+            self._fault, self._delay = self._proxy.begin()
+            self.late = self._fault in (Fault.LATE_REQUEST, Fault.LATE_REPLY)
+            if self._fault is Fault.LATE_REQUEST and self._closing.wait(self._delay):
+                return False
         if self._fault is Fault.BEFORE_REQUEST:
             return False
         if self._fault is Fault.INSIDE_REQUEST:
@@ -249,13 +283,18 @@ class _Pair:
             return False
         if self._fault is Fault.HALF_CLOSE:
             self._client.shutdown(socket.SHUT_WR)
+        late = self.late and self._fault is Fault.LATE_REPLY
+        if late and self._closing.wait(self._delay):
+            return False
         self._silent = self._silent or self._fault in (Fault.HALF_CLOSE, Fault.SILENCE)
         if not self._silent:
             self._client.sendall(data)
+        self.late = False
         return True
 
     def close(self) -> None:
         """End the connection from another thread."""
+        self._closing.set()
         for side in (self._client, self._server):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.servers import wait_until
 
 from anypod.commands import (
     MAX_INTEGER,
@@ -124,8 +125,9 @@ def test_the_proxy_counts_exchanges_and_breaks_the_next(echo: int) -> None:
                 assert proxy.exchanges == count
         heard = {}
         for fault in Fault:
-            proxy.inject(fault)
-            with socket.create_connection((proxy.host, proxy.port), timeout=0.2) as client:
+            proxy.inject(fault, delay=0.01)
+            limit = 0.2 if fault is Fault.SILENCE else 30
+            with socket.create_connection((proxy.host, proxy.port), timeout=limit) as client:
                 client.sendall(b"hello\n")
                 try:
                     heard[fault] = client.recv(100)
@@ -135,7 +137,41 @@ def test_the_proxy_counts_exchanges_and_breaks_the_next(echo: int) -> None:
             **dict.fromkeys(Fault, b""),
             Fault.INSIDE_REPLY: b"hel",
             Fault.SILENCE: b"silence",
+            **dict.fromkeys((Fault.LATE_REQUEST, Fault.LATE_REPLY), b"hello\n"),
         }
+
+
+def test_a_late_request_arrives_although_its_client_has_gone() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        FaultProxy("127.0.0.1", listener.getsockname()[1]) as proxy,
+    ):
+        proxy.inject(Fault.LATE_REQUEST, delay=0.05)
+        with socket.create_connection((proxy.host, proxy.port)) as client:
+            client.sendall(b"hello\n")
+        server, _ = listener.accept()
+        with server:
+            assert server.recv(100) == b"hello\n"
+            assert proxy.late == 1, "the server has not answered yet"
+            server.sendall(b"done\n")
+            assert server.recv(100) == b""
+        wait_until(lambda: proxy.late == 0, "the end of what was late")
+
+
+def test_a_late_exchange_ends_with_its_connection(echo: int) -> None:
+    with FaultProxy("127.0.0.1", echo) as proxy:
+        for fault in (Fault.LATE_REQUEST, Fault.LATE_REPLY):
+            proxy.inject(fault, delay=3_600)
+            with socket.create_connection((proxy.host, proxy.port), timeout=30) as client:
+                client.sendall(b"hello\n")
+                wait_until(lambda: proxy.late, "the late exchange")
+                proxy.cut()
+                assert client.recv(100) == b""
+        proxy.inject(Fault.BEFORE_REPLY)
+        proxy.heal()
+        with socket.create_connection((proxy.host, proxy.port), timeout=30) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"hello\n"
 
 
 def test_the_proxy_refuses_and_allows_again(echo: int) -> None:
