@@ -71,7 +71,11 @@ class ThreadListener:
         with self._connecting:
             if self.connection is None or self.connection.closed:
                 connection = psycopg.Connection.connect(self._conninfo, autocommit=True)
-                connection.execute(f"LISTEN {ANNOUNCED}")
+                try:
+                    connection.execute(f"LISTEN {ANNOUNCED}")
+                except BaseException:
+                    connection.close()
+                    raise
                 self.connection = connection
             return self.connection
 
@@ -160,7 +164,11 @@ class LoopListener:
             if self.connection is not None and not self.connection.closed:
                 return
             connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-            await connection.execute(f"LISTEN {ANNOUNCED}")
+            try:
+                await connection.execute(f"LISTEN {ANNOUNCED}")
+            except BaseException:  # whoever waits for this may be cancelled here
+                connection.pgconn.finish()
+                raise
             self.connection = connection
             self._socket = connection.pgconn.socket
             self._loop.add_reader(self._socket, self._readable)
