@@ -86,3 +86,13 @@ def test_every_function_behind_a_common_decorator_is_followed() -> None:
     result = check_sources({"app.py": source + handlers})
     assert len(result.findings) == 40
     assert len(result.routes) == 40
+
+
+def test_what_an_inner_function_gives_an_outer_variable_is_read_where_it_is() -> None:
+    source = (
+        "from flask import Flask\n\napp = Flask(__name__)\n\n\n"
+        "@app.get('/')\ndef index():\n    kept = None\n\n    def fill():\n        nonlocal kept\n"
+        "        one = first()\n        two = second(one)\n        kept = [third(one, two), {'a': two}]\n\n"
+        "    fill()\n    kept[0].append(1)\n    return str(kept)\n"
+    )
+    assert not check_sources({"app.py": source}).findings

@@ -130,6 +130,9 @@ class Scope(Statements):
 
     def outside(self, name: str, value: Value) -> None:
         """An inner function gave our variable `name` a value that means the same out here."""
+        if value[0] == "d":
+            # What is in it was read in the inner function: only that it is a container holds out here.
+            value = ("d", value[1], ())
         if value[0] in "kndmc":
             self.captured[name] = (*self.captured.get(name, ()), value)
 
