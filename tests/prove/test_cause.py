@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anypod.prove.cause import definition, find, is_read_for, rule
+from anypod.prove.cause import definition, is_read_for, ranked, rule
 from anypod.prove.events import Cause
 from anypod.prove.model import Exchange, Request, Response, Step
 from anypod.prove.schedules import Kind
@@ -120,6 +120,11 @@ def test_whether_a_handler_reads_a_state(source: Path, what: str, name: str, rea
 
 def change(source: Path, name: str, after: str = "1") -> Change:
     return Change("global", name, "shop", str(source), "0", after)
+
+
+def find(kind: Kind, exchanges: list[Exchange], expected: str) -> Cause | None:
+    suspects = ranked(kind, exchanges, expected)
+    return suspects[0].named() if suspects else None
 
 
 def test_the_state_that_the_handler_reads_is_preferred(source: Path) -> None:

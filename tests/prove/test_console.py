@@ -103,6 +103,7 @@ DIFFERS  GET /counter   another pod, pod moved
        expected  $.count  1
        got       $.count  0
   pod 1 had changed the module global request_count (/srv/shop.py:14), pod 2 never saw it
+  correlated: it changed; copying it was impossible or did not mend the answer
   check rule POD101: replace by state.counter(…) or state.map(…)
 """
         in text

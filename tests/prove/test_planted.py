@@ -264,6 +264,23 @@ def test_the_state_is_named_with_its_line(
     assert divergence.rule == rule
 
 
+def test_each_state_is_verified_and_its_write_has_a_line(verdict: Verdict) -> None:
+    written = {
+        "GET /visits": "visits += 1",
+        "GET /pages/{id}": "pages[id] = found[0] if found else None",
+        "GET /shout/{id}": "return jsonify(text=loud(id))",
+        "GET /me": 'logins[token] = request.json["name"]',
+        "GET /names": 'Store.names.append(request.json["name"])',
+        "GET /notes": 'Path("note.txt").write_text(request.json["text"])',
+    }
+    for route, text in written.items():
+        cause = found(verdict, route).cause
+        assert cause is not None
+        assert (cause.verified, cause.together) == (True, ()), route
+        assert Path(cause.written_in).name == "service.py"
+        assert cause.written_at == line_of(text), route
+
+
 def test_a_file_is_named_by_its_path(verdict: Verdict) -> None:
     cause = found(verdict, "GET /notes").cause
     assert cause is not None

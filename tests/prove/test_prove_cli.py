@@ -72,14 +72,15 @@ def test_a_difference_is_told_in_eighty_columns(project: Project) -> None:
     assert "DIFFERS GET /visits another pod, pod moved" in told
     assert "1 POST /visits → pod 1 200" in told
     assert "2 GET /visits → pod 2 200" in told
-    assert "the module global visits (service.py:2), pod 2 never saw it" in told
+    assert "the module global visits (service.py:2, written at service.py:6), pod 2 never saw it" in told
+    assert "verified: copying this state mends the answer, copying other state does not" in told
     assert "2 requests, " in told
     assert "Not tried: " in told
     assert json.loads((project.path / "out.json").read_text())["exit_code"] == 1
     assert json.loads((project.path / "o.sarif").read_text())["runs"][0]["results"]
     assert "<failure " in (project.path / "o.xml").read_text()
     assert "<svg " in (project.path / "o.html").read_text()
-    assert "\n::error file=service.py,line=2," in done.stdout
+    assert "\n::error file=service.py,line=6," in done.stdout
 
 
 def test_what_was_found_can_be_accepted_with_a_reason(project: Project) -> None:

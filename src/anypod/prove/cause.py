@@ -1,9 +1,9 @@
 """Names the state behind a difference: which global, class attribute, file, and where it is defined.
 
-The replicas say what process-local state each request of the reduced trace changed. The cause is the
+The replicas say what process-local state each request of the reduced trace changed. Suspected is the
 state that one process had changed and the reader's process lacked, or the old copy that the reader
-kept; of several, the one that the differing route's handler reads. Source is read with `ast`, never
-imported. A cause found this way is correlated with the difference, not verified by copying state.
+kept; of several, first the one that the differing route's handler reads. Source is read with `ast`,
+never imported. A cause found this way is correlated with the difference; `verify` tries it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,49 @@ LARGEST_SOURCE = 2_000_000
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def find(kind: Kind, exchanges: Sequence[Exchange], expected: str) -> Cause | None:
-    """The likeliest state behind a reduced difference.
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """A state that may be behind a difference.
+
+    Attributes:
+        change: of the state.
+        position: of the exchange that changed it.
+        writer: that exchange.
+        reader: the exchange whose answer differs.
+    """
+
+    change: Change
+    position: int
+    writer: Exchange
+    reader: Exchange
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is the reader's own process that holds it: an old copy."""
+        return _process(self.writer) == _process(self.reader)
+
+    def named(self) -> Cause:
+        """As a person is told of it."""
+        change = self.change
+        return Cause(
+            change.kind,
+            change.name,
+            change.module,
+            change.file,
+            definition(Path(change.file), change.name) if change.module else None,
+            self.writer.pod,
+            self.reader.pod,
+            change.before,
+            change.after,
+        )
+
+
+def _process(exchange: Exchange) -> tuple[int, int]:
+    return exchange.pod, exchange.incarnation
+
+
+def ranked(kind: Kind, exchanges: Sequence[Exchange], expected: str) -> tuple[Suspected, ...]:
+    """The states that can be behind a reduced difference, the likeliest first, each once.
 
     Args:
         kind: what was tried.
@@ -35,33 +76,22 @@ def find(kind: Kind, exchanges: Sequence[Exchange], expected: str) -> Cause | No
         expected: what one replica answered at the differing place.
 
     Returns:
-        The cause, or None when no process-local state can explain it.
+        Nothing when no process-local state can explain it.
     """
     if kind in {Kind.RETRY, Kind.IDENTITY}:
-        return None
+        return ()
     *earlier, reader = exchanges
-    here = (reader.pod, reader.incarnation)
-    best: tuple[int, int, Change, Exchange] | None = None
+    found: list[tuple[int, int, int, Suspected]] = []
     for position, exchange in enumerate(earlier):
-        there = (exchange.pod, exchange.incarnation)
-        for change in exchange.changes:
-            score = _score(kind, change, exchange, reader, expected, same=there == here)
-            if score > 0 and (best is None or (score, position) >= best[:2]):
-                best = (score, position, change, exchange)
-    if best is None:
-        return None
-    _, _, change, writer = best
-    return Cause(
-        change.kind,
-        change.name,
-        change.module,
-        change.file,
-        definition(Path(change.file), change.name) if change.module else None,
-        writer.pod,
-        reader.pod,
-        change.before,
-        change.after,
-    )
+        same = _process(exchange) == _process(reader)
+        for number, change in enumerate(exchange.changes):
+            score = _score(kind, change, exchange, reader, expected, same=same)
+            if score > 0:
+                suspected = Suspected(change, position, exchange, reader)
+                found.append((score, position, number, suspected))
+    found.sort(key=lambda one: one[:3], reverse=True)
+    best = {one.change.state: one for *_, one in reversed(found)}
+    return tuple(one for *_, one in found if best[one.change.state] is one)
 
 
 def _score(

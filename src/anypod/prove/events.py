@@ -71,6 +71,11 @@ class Cause:
         reader: the replica that gave the different answer.
         before: a short rendering on that pod, before …
         after: … and after.
+        verified: whether the difference goes when the state is copied from one pod to the other, and
+            stays when other state is; if not, the cause is only correlated.
+        together: names of other states without which the copy does not help.
+        written_in: the source file of the line that changed it; empty if no line was seen to.
+        written_at: that line, or None.
     """
 
     kind: str
@@ -82,6 +87,10 @@ class Cause:
     reader: int
     before: str
     after: str
+    verified: bool = False
+    together: tuple[str, ...] = ()
+    written_in: str = ""
+    written_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

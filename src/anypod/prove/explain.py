@@ -7,7 +7,7 @@ only together with an earlier one is a consequence of that one and has no explan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from anypod.prove import cause as causes
@@ -16,15 +16,17 @@ from anypod.prove.events import Divergence, Stale, Told
 from anypod.prove.guesses import Nearness, guesses
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
-from anypod.prove.player import Clock, Played, play
+from anypod.prove.player import Clock, Copy, Played, play
 from anypod.prove.schedules import Kind, Schedule, one_replica
 from anypod.prove.shrink import Positions, reduce
+from anypod.prove.verify import Outcome, Replay, Replayed, Verification
 from anypod.prove.workload import Workload, route
-from anypod.replicas import World
+from anypod.replicas import State, World
 
 CONFIRMATIONS = 3
 MOST_PAIRS = 12
 BODY_SHOWN = 60
+SLOWER = 3  # times the timeout, when lines are traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,9 @@ class Explainer:
         seen_at = self._route(suspect.step)
         twice = [d.step for d in schedule.deliveries if d.duplicate]
         blamed = self._route(twice[-1]) if twice else seen_at
-        found = causes.find(kind, exchanges, difference.expected)
+        found = Verification(self._replay(schedule, suspect.step, shown.expected), schedule).cause(
+            causes.ranked(kind, exchanges, difference.expected)
+        )
         step = self.workload.steps[suspect.step]
         hint = ""
         if kind is Kind.RETRY:
@@ -253,6 +257,26 @@ class Explainer:
             rule=causes.rule(kind, found, blamed),
             hint=hint,
         )
+
+    def _replay(self, schedule: Schedule, step: int, expected: Trace) -> Replay:
+        """Plays a reduced schedule once more, with states copied or traced, and says how it came out."""
+
+        def replay(copy: Copy | None = None, trace: Collection[State] = ()) -> Replayed:
+            played = play(
+                self.world,
+                self.workload,
+                schedule,
+                timeout=self.timeout * (SLOWER if trace else 1),
+                clock=self.clock,
+                copy=copy,
+                trace=trace,
+            )
+            found = self.judge.differences(expected, played)
+            differs = any(difference.step_index == step for difference in found)
+            outcome = Outcome.DIFFERS if differs else Outcome.OTHER if found else Outcome.RIGHT
+            return Replayed(outcome, played)
+
+        return replay
 
     def _accepted(self, schedule: Schedule, shown: _Pair, suspect: Suspect) -> Stale | None:
         """The same difference as accepted staleness, if a cache or the workload says so."""

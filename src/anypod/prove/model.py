@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from anypod.replicas import Change
+from anypod.replicas import Change, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Step:
         None  # a body taken from a file as it is (`< ./file`), instead of `body`
     )
     route: str = ""  # "GET /data/{id}": see `workload.route`
+    recorded: int | None = None  # the status that was answered when the step was recorded
 
     @property
     def label(self) -> str:
@@ -90,6 +91,7 @@ class Exchange:
     duplicate: bool = False
     lost: bool = False  # the response was dropped on its way back
     overlaps: bool = False  # sent at the same moment as the one before
+    writes: tuple[Write, ...] = ()  # the lines that changed the traced states
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ answer per step: of a request delivered twice the first, unless that was lost.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from anypod.prove.client import Client
 from anypod.prove.model import Exchange, NoResponse, Request, Response, Trace
 from anypod.prove.schedules import Delivery, Schedule
 from anypod.prove.workload import MissingValue, Workload, render
-from anypod.replicas import Change, Replica, World
+from anypod.replicas import Change, Replica, State, World
 
 QUIET_POLLS = 4
 LOG_LINES = 25
@@ -40,6 +40,7 @@ class Played:
         caches: anypod's local caches on the replica that answered the last delivery, if probed.
         escapes: writes outside the copies and hosts reached for.
         died: pods whose process ended by itself.
+        copied: the states that were copied.
         log: the end of what the last replica printed, if probed.
     """
 
@@ -49,6 +50,22 @@ class Played:
     escapes: tuple[str, ...] = ()
     died: tuple[str, ...] = ()
     log: str = ""
+    copied: frozenset[State] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """States to copy into the replica of the last delivery, right before it.
+
+    Attributes:
+        states: which ones.
+        source: slot and life of the process that they come from.
+        but: copy a few others of that process too, and none of these.
+    """
+
+    states: frozenset[State]
+    source: tuple[int, int]
+    but: frozenset[State] = frozenset()
 
 
 class Stopped(Exception):
@@ -70,12 +87,15 @@ class _Stage:
     world: World
     moves: bool
     rolls: bool
+    trace: Collection[State] = ()
+    copy: Copy | None = None
     alive: dict[int, tuple[int, Replica]] = field(default_factory=dict)
     numbers: dict[tuple[int, int], int] = field(default_factory=dict)
     incarnations: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     escapes: dict[str, None] = field(default_factory=dict)
     died: list[str] = field(default_factory=list)
     doubted: set[int] = field(default_factory=set)
+    taken: dict[State, str] = field(default_factory=dict)
 
     def replica(self, slot: int, life: int) -> Replica:
         """The process for this slot and life, started if it is not there."""
@@ -86,18 +106,35 @@ class _Stage:
             self._note_death(slot, life)
         elif self.moves and self.alive:
             for other, (_, replica) in list(self.alive.items()):
-                self._note_escapes(replica)
+                self._leave(other)
                 replica.kill()
                 del self.alive[other]
         elif current is not None:
-            self._note_escapes(current[1])
+            self._leave(slot)
             if self.rolls:
                 current[1].terminate()
         self._number(slot, life)
         self.doubted.discard(slot)
-        started = self.world.start(slot)
+        started = self.world.start(slot, trace=self.trace)
         self.alive[slot] = (life, started)
         return started
+
+    def _leave(self, slot: int) -> None:
+        """A process is about to end: keep what is still asked of it."""
+        life, replica = self.alive[slot]
+        self._note_escapes(replica)
+        if self.copy is not None and self.copy.source == (slot, life):
+            self.taken = replica.take(self.copy.states, self.copy.but)
+
+    def copied(self, reader: Replica) -> frozenset[State]:
+        """Copy what is to be copied into the reader's process; which states now are as the source's."""
+        if self.copy is None:
+            return frozenset()
+        slot, life = self.copy.source
+        current = self.alive.get(slot)
+        if current is not None and current[0] == life:
+            self.taken = current[1].take(self.copy.states, self.copy.but)
+        return reader.give(self.taken)
 
     def number(self, slot: int, life: int) -> tuple[int, int]:
         """Pod and incarnation as people count them."""
@@ -137,6 +174,8 @@ def play(
     clock: Clock | None = None,
     age: Mapping[int, float] | None = None,
     probe: bool = False,
+    trace: Collection[State] = (),
+    copy: Copy | None = None,
 ) -> Played:
     """Send a schedule to a world that is reset first.
 
@@ -150,16 +189,19 @@ def play(
             before it, by position.
         probe: ask each replica after each request what it changed, and wait until it has come to
             rest. It takes longer than most requests do, so only evidence is probed.
+        trace: states whose writes are traced to their lines, which takes much longer still.
+        copy: states to copy from one process to another before the last delivery.
 
     Raises:
         Stopped: the clock said so.
         StartFailed: a replica did not start.
     """
     world.reset()
-    stage = _Stage(world, schedule.moves, schedule.rolls)
+    stage = _Stage(world, schedule.moves, schedule.rolls, trace, copy)
     clients: dict[str, Client] = {}
     originals: dict[int, tuple[Request, Client]] = {}
-    record = _Record(workload, stage, timeout, probe)
+    record = _Record(workload, stage, timeout, probe or bool(trace))
+    copied: frozenset[State] = frozenset()
     skipped: dict[int, str] = {}
     last: Replica | None = None
     waiting: _Prepared | None = None  # sent together with what follows
@@ -189,6 +231,8 @@ def play(
         replica = last = stage.replica(delivery.slot, delivery.life)
         if age and position in age:
             replica.advance(age[position])
+        if copy is not None and position == len(schedule.deliveries) - 1:
+            copied = stage.copied(replica)
         prepared = _Prepared(delivery, request, sender, client, replica)
         if _is_overlapped(schedule.deliveries, position):
             waiting = prepared
@@ -210,6 +254,7 @@ def play(
         tuple(stage.escapes),
         tuple(stage.died),
         log,
+        copied,
     )
 
 
@@ -285,6 +330,7 @@ class _Record:
                 duplicate=delivery.duplicate,
                 lost=delivery.lost,
                 overlaps=delivery.overlaps,
+                writes=one.replica.writes() if self.stage.trace else (),
             )
         )
 

@@ -46,7 +46,11 @@ def merged(known: Divergence, other: Divergence) -> Divergence:
     """Two that tell the same as one: told by the simpler schedule, the other named with it."""
     first, second = sorted((known, other), key=lambda found: ORDER[found.schedule])
     kinds = {*known.also, *other.also, first.schedule, second.schedule} - {first.schedule}
-    return replace(first, also=tuple(sorted(kinds, key=ORDER.__getitem__)))
+    cause = first.cause
+    if cause is not None and not cause.verified and second.cause is not None:
+        verified = second.cause.verified
+        cause = replace(cause, verified=verified, together=second.cause.together)
+    return replace(first, also=tuple(sorted(kinds, key=ORDER.__getitem__)), cause=cause)
 
 
 def sorted_by_step(found: Iterable[Divergence]) -> tuple[Divergence, ...]:

@@ -8,7 +8,7 @@ process would not (open sockets, open databases, threads), from a new one.
 
 from __future__ import annotations
 
-from anypod.replicas.change import Change, DeclaredCache
+from anypod.replicas.change import Change, DeclaredCache, State, Write
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
@@ -37,7 +37,9 @@ __all__ = [
     "ReplicaError",
     "ReplicaUnresponsive",
     "StartFailed",
+    "State",
     "TreeTooLarge",
     "World",
+    "Write",
     "refuse_remote",
 ]

@@ -1,10 +1,22 @@
-"""What the probe reports: a piece of process-local state that changed, a cache that declares itself."""
+"""What the probe reports: a state that changed and the line that did it, a cache that declares itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Change", "DeclaredCache"]
+__all__ = ["Change", "DeclaredCache", "State", "Write"]
+
+
+class State(NamedTuple):
+    """A piece of process-local state by its name, which is the same in every replica.
+
+    The fields are those of a `Change`.
+    """
+
+    kind: str
+    module: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,26 @@ class Change:
     file: str
     before: str
     after: str
+
+    @property
+    def state(self) -> State:
+        """What changed."""
+        return State(self.kind, self.module, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A line of the service's own code that changed a state.
+
+    Attributes:
+        state: what it changed.
+        file: in the user's own tree.
+        line: 1-based.
+    """
+
+    state: State
+    file: str
+    line: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ content of young files is hashed as well.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -29,7 +31,7 @@ __all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "snapshot"]
 
 LEFT_OUT = frozenset({
     ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".eggs",
-    ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".idea", ".vscode",
+    ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".idea", ".vscode", ".anypod",
 })  # fmt: skip
 MAX_BYTES = 256 << 20
 MAX_FILES = 50_000
@@ -42,6 +44,8 @@ _PREVIEW = 120
 _LOOKS = 3  # the first only learns which directories to watch
 _SQLITE = b"SQLite format 3\x00"
 _SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
+_CARRIED = 8 << 20  # bytes of one file
+_TOPS = {"~/": "home", "$TMPDIR/": "tmp"}  # how people name what is below these
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +346,48 @@ class Disk:
             if base not in found:
                 found[base] = self._change(base, before, tree)
         return tuple(found.values())
+
+    def take(self, name: str) -> str | None:
+        """A file as text, for `give` on another disk, a database with its journals.
+
+        Args:
+            name: as a change names it.
+
+        Returns:
+            The content; None if it is too large to be carried.
+        """
+        path = self._path(name)
+        contents = {}
+        for end in ("", *_SQLITE_COMPANIONS):
+            file = path.with_name(path.name + end)
+            if file.is_file():
+                if file.stat().st_size > _CARRIED:
+                    return None
+                contents[end] = base64.b85encode(file.read_bytes()).decode()
+        return json.dumps(contents)
+
+    def give(self, name: str, content: str) -> None:
+        """Let a file be as it was on another disk.
+
+        Args:
+            name: as a change names it.
+            content: what `take` returned there.
+        """
+        path = self._path(name)
+        contents = json.loads(content)
+        for end in ("", *_SQLITE_COMPANIONS):
+            file = path.with_name(path.name + end)
+            if end in contents:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(base64.b85decode(contents[end]))
+            else:
+                file.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        for prefix, top in _TOPS.items():
+            if name.startswith(prefix):
+                return self.path / top / name.removeprefix(prefix)
+        return self.path / "disk" / name
 
     def _change(self, name: str, before: Mapping[str, Entry], tree: Path) -> Change:
         kind = "database" if _starts_with(self.path / name, _SQLITE) else "file"

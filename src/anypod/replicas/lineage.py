@@ -38,6 +38,7 @@ from socket import socket
 from typing import Any, NoReturn
 
 from anypod.replicas import serve
+from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import remove_tree
 from anypod.replicas.errors import BadTarget, MissingServer
@@ -45,6 +46,7 @@ from anypod.replicas.guard import Guard, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
 from anypod.replicas.processes import descendants
 from anypod.replicas.target import Target, kind_of, own_traceback
+from anypod.replicas.writes import Writes
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -220,6 +222,11 @@ class Lineage:
         fingerprints = self.fingerprints
         assert fingerprints is not None
         listening = serve.listen()
+        writes: Writes | None = None
+        if message["trace"]:
+            states = [State(*state) for state in message["trace"]]
+            writes = Writes(fingerprints.roots, disk=self.disk, root=self.root, states=states)
+            writes.install()
 
         def ready() -> None:
             if self.kind == "asgi":
@@ -227,7 +234,7 @@ class Lineage:
             probe.send({"event": "ready", "port": listening.getsockname()[1]})
             threading.Thread(
                 target=answer,
-                args=(probe, fingerprints, self.presence.remove if alone else None),
+                args=(probe, fingerprints, self.presence.remove if alone else None, writes),
                 name="anypod-probe",
                 daemon=True,
             ).start()

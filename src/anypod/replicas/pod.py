@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anypod.replicas.change import Change, DeclaredCache
+from anypod.replicas.change import Change, DeclaredCache, State, Write
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import Disk, remove_tree
 from anypod.replicas.environment import hostname_of
@@ -112,6 +112,60 @@ class Replica:
             ReplicaUnresponsive: the process lives but does not answer.
         """
         self._ask({"op": "advance", "seconds": seconds})
+
+    def writes(self) -> tuple[Write, ...]:
+        """The last line that changed each of the states that are traced, since the previous call.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        answer = self._ask({"op": "writes"})
+        found = answer["writes"] if answer else []
+        return tuple(Write(State(*one["state"]), one["file"], one["line"]) for one in found)
+
+    def take(self, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:
+        """The content of states, for `give` to another replica; without what cannot be carried.
+
+        Args:
+            states: which ones; files and databases are on the disk, the others in the process.
+            but: take a few others of the process too, and none of these.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        if not self._pod.holds(self):
+            return {}
+        files = {state: self._pod.disk.take(state.name) for state in states if not state.module}
+        taken = {state: content for state, content in files.items() if content is not None}
+        if (inside := [state for state in states if state.module]) or but:
+            answer = self._ask({"op": "take", "states": inside, "but": [*but]})
+            for *state, content in answer["contents"] if answer else []:
+                taken[State(*state)] = content
+        return taken
+
+    def give(self, contents: Mapping[State, str]) -> frozenset[State]:
+        """Let states be as they were in another replica; after that this one is a forgery.
+
+        Args:
+            contents: what `take` returned there.
+
+        Returns:
+            The states that are so now.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        if not self._pod.holds(self):
+            return frozenset()
+        given = set()
+        for state, content in contents.items():
+            if not state.module:
+                self._pod.disk.give(state.name, content)
+                given.add(state)
+        if inside := [[*state, content] for state, content in contents.items() if state.module]:
+            answer = self._ask({"op": "give", "contents": inside})
+            given |= {State(*state) for state in answer["states"]} if answer else set()
+        return frozenset(given)
 
     def _ask(
         self, message: Mapping[str, Any], within: float = _ANSWER_WITHIN
@@ -308,12 +362,13 @@ class Pod:
             return f"was killed by {signal.Signals(-code).name}"
         return f"left with exit status {code}"
 
-    def start(self, namespace: str, serial: int) -> Replica:
+    def start(self, namespace: str, serial: int, trace: Collection[State] = ()) -> Replica:
         """A new replica; the present one is killed first.
 
         Args:
             namespace: what anypod's keys begin with in this run.
             serial: a number that no other start of the world has.
+            trace: states whose writes are traced to their lines.
 
         Raises:
             StartFailed: the service's code failed, hung or left.
@@ -336,6 +391,7 @@ class Pod:
                 "namespace": namespace,
                 "log": str(log),
                 "records": str(records),
+                "trace": [*trace],
             }
             try:
                 with theirs, contextlib.suppress(OSError):  # a parent that died is told of below

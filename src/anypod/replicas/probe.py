@@ -1,4 +1,4 @@
-"""The probe inside a replica: which state changed since it was asked last.
+"""The probe inside a replica: which state changed since it was asked last, and by which line.
 
 It answers on a channel of its own, in a thread of its own, while the service serves. The end of that
 channel is the tool's death: the replica's whole process group goes with it.
@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anypod.replicas import transplant
+from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
 from anypod.replicas.digest import Digests, is_plain, render
 from anypod.replicas.roots import Roots
 from anypod.replicas.target import Target
+from anypod.replicas.writes import Writes
 
 __all__ = ["Fingerprints", "answer"]
 
@@ -53,8 +56,8 @@ class Fingerprints:
     """
 
     def __init__(self, application: Any, target: Target, *, disk: Path, root: Path) -> None:
-        self._roots = Roots(application, target, disk=disk)
-        self._digests = Digests(self._roots.is_own_class)
+        self.roots = Roots(application, target, disk=disk)
+        self._digests = Digests(self.roots.is_own_class)
         self._disk = disk
         self._root = root
         self._seen: dict[_Key, _Look] = {}
@@ -110,7 +113,7 @@ class Fingerprints:
 
     def _scan_once(self) -> dict[_Key, _Look]:
         looks: dict[_Key, _Look] = {}
-        for place in self._roots.places():
+        for place in self.roots.places():
             key = (place.kind, place.module, place.name)
             digest = self._digests.of(place.value)
             before = self._seen.get(key)
@@ -123,13 +126,16 @@ class Fingerprints:
             elif is_plain(place.value):
                 looks.setdefault(key, _Look(digest, place.value, None))
             else:
-                shown = render(place.value, self._roots.is_own_class)
+                shown = render(place.value, self.roots.is_own_class)
                 looks.setdefault(key, _Look(digest, None, shown))
         return looks
 
 
 def answer(
-    channel: Channel, fingerprints: Fingerprints, farewell: Callable[[], None] | None
+    channel: Channel,
+    fingerprints: Fingerprints,
+    farewell: Callable[[], None] | None,
+    writes: Writes | None = None,
 ) -> None:
     """Answer the tool until it is gone, then take the process group along.
 
@@ -137,6 +143,7 @@ def answer(
         channel: to the tool.
         fingerprints: of the service.
         farewell: what to do before leaving.
+        writes: watches for the lines that write, if any are watched for.
     """
     try:
         while True:
@@ -145,6 +152,16 @@ def answer(
             match message["op"]:
                 case "changes":
                     reply["changes"] = fingerprints.changes()
+                case "writes":
+                    reply["writes"] = [] if writes is None else writes.found()
+                case "take":
+                    states = [State(*state) for state in message["states"]]
+                    but = [State(*state) for state in message["but"]]
+                    taken = transplant.take(fingerprints.roots, states, but)
+                    reply["contents"] = [[*state, content] for state, content in taken.items()]
+                case "give":
+                    contents = {State(*state): content for *state, content in message["contents"]}
+                    reply["states"] = [*transplant.give(fingerprints.roots, contents)]
                 case "caches":
                     reply["caches"] = [
                         {"name": cache.name, "ttl": cache.ttl} for cache in _local_caches()

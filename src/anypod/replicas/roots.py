@@ -18,10 +18,11 @@ import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anypod.replicas.change import State
 from anypod.replicas.digest import attributes_of, has_type, own_items, per_type
 from anypod.replicas.target import Target
 
-__all__ = ["Place", "Roots"]
+__all__ = ["Place", "Roots", "companions"]
 
 _FRAMEWORK_FUNCTIONS = (
     "view_functions", "before_request_funcs", "after_request_funcs", "teardown_request_funcs",
@@ -43,16 +44,30 @@ _WHOLE = (dict, list, tuple, set, frozenset, collections.deque, str, int, bytes,
 _OF_A_METACLASS = ("__", "_abc_", "_sa_", "_wtforms_", "_unbound_fields")
 # State that services keep in modules of a library.
 _LIBRARIES = {"django.core.cache.backends.locmem": ("_caches",)}
+# What goes with a state, so that one without the other means nothing.
+_COMPANIONS = {("django.core.cache.backends.locmem", "_caches"): ("_expire_info",)}
 _DEPTH = 3
+
+Holder = tuple[Any, Any] | None
 
 
 class Place(NamedTuple):
-    """One place that holds a value now."""
+    """One place that holds a value now.
+
+    `holder` is where the value is bound: an object and the name or key under which it has it; None
+    where it cannot be bound anew.
+    """
 
     kind: str
     name: str
     module: str
     value: Any
+    holder: tuple[Any, Any] | None = None
+
+    @property
+    def state(self) -> State:
+        """Its name, the same in every replica."""
+        return State(self.kind, self.module, self.name)
 
 
 class Roots:
@@ -117,10 +132,11 @@ class Roots:
                     if (name in names) is not imported or name.startswith("__"):
                         continue
                     if not imported or self._may_be_state(value):
-                        walk.bound(value, name, module.__name__, "global")
+                        walk.bound(value, name, module.__name__, "global", at=(vars(module), name))
         for library, held in _LIBRARIES.items():
             for name in held if library in sys.modules else ():
-                walk.bound(getattr(sys.modules[library], name, None), name, library, "global")
+                held_in = vars(sys.modules[library])
+                walk.bound(held_in.get(name), name, library, "global", at=(held_in, name))
         name = "app" if self._target.call else self._target.path
         walk.application(self._application, name, self._target.module)
         return walk.found
@@ -148,8 +164,8 @@ class _Walk:
         self.found: list[Place] = []
         self._keep = self.found.append
 
-    def _add(self, kind: str, name: str, module: str, value: Any) -> None:
-        self._keep(Place(kind, name, module, value))
+    def _add(self, kind: str, name: str, module: str, value: Any, at: Holder = None) -> None:
+        self._keep(Place(kind, name, module, value, at))
 
     def _first(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -157,11 +173,13 @@ class _Walk:
         self._seen.add(id(value))
         return True
 
-    def bound(self, value: Any, name: str, module: str, kind: str, depth: int = 0) -> None:
-        """The places that a name leads to."""
+    def bound(
+        self, value: Any, name: str, module: str, kind: str, depth: int = 0, at: Holder = None
+    ) -> None:
+        """The places that a name leads to; `at` is what holds the value."""
         exact = type(value)
         if exact in _PLAIN:
-            self._add(kind, name, module, value)
+            self._add(kind, name, module, value, at)
         elif (
             exact in _NO_STATE
             or (exact is types.FunctionType and _is_bare(value))
@@ -169,16 +187,16 @@ class _Walk:
         ):
             return
         elif exact in _CONTAINERS:
-            self._add(kind, name, module, value)
+            self._add(kind, name, module, value, at)
         elif has_type(value, _CACHED):
             info = value.cache_info()
-            self._add("cache", name, module, f"{info.currsize} entries, {info.misses} misses")
+            self._add("cache", name, module, f"{info.currsize} entries, {info.misses} misses", at)
             self.bound(value.__wrapped__, name, module, kind, depth)
         elif has_type(value, type):
             if self._roots.is_own_class(value):
                 self._class(value)
         elif has_type(value, (staticmethod, classmethod)):
-            self.bound(value.__func__, name, module, kind, depth)
+            self.bound(value.__func__, name, module, kind, depth, at)
         elif has_type(value, (types.FunctionType, types.MethodType)):
             self._function(getattr(value, "__func__", value), module)
         elif has_type(value, functools.partial):
@@ -187,9 +205,9 @@ class _Walk:
         elif _framework_base(exact) is not None:
             self.application(value, name, module)
         elif self._roots.is_own_class(type(value)) and not has_type(value, _WHOLE):
-            self._instance(value, name, module, kind, depth)
+            self._instance(value, name, module, kind, depth, at)
         else:
-            self._add(kind, name, module, value)
+            self._add(kind, name, module, value, at)
             if callable(value):
                 self._wrapped(value, name, module, kind, depth)
 
@@ -201,15 +219,19 @@ class _Walk:
             return
         for attribute, item in list(attributes.items()):
             if not attribute.startswith("__"):
-                self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+                self.bound(
+                    item, f"{name}.{attribute}", module, kind, depth + 1, (attributes, attribute)
+                )
         self.bound(inner, name, module, kind, depth + 1)
 
-    def _instance(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
+    def _instance(
+        self, value: Any, name: str, module: str, kind: str, depth: int, at: Holder
+    ) -> None:
         if depth >= _DEPTH:
-            self._add(kind, name, module, value)
+            self._add(kind, name, module, value, at)
             return
         for attribute, item in own_items(value):
-            self.bound(item, f"{name}.{attribute}", module, kind, depth + 1)
+            self.bound(item, f"{name}.{attribute}", module, kind, depth + 1, (value, attribute))
 
     def _class(self, value: type) -> None:
         if has_type(value, enum.EnumMeta):
@@ -229,7 +251,8 @@ class _Walk:
                 continue  # a descriptor of a library: columns, fields
             else:
                 name = f"{value.__qualname__}.{attribute}"
-                self.bound(item, name, value.__module__, "class attribute")
+                at = (value, attribute)
+                self.bound(item, name, value.__module__, "class attribute", at=at)
                 continue
             for function in functions:
                 if has_type(function, types.FunctionType):
@@ -260,7 +283,7 @@ class _Walk:
             except ValueError:
                 continue  # not assigned yet
             if name != "__class__":
-                self.bound(value, f"{prefix}.{name}", owner, "closure")
+                self.bound(value, f"{prefix}.{name}", owner, "closure", at=(cell, None))
         own = function.__qualname__.replace(".<locals>", "")
         count = len(function.__defaults__ or ())
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
@@ -275,7 +298,7 @@ class _Walk:
                 self.bound(value, f"{own}({name})", owner, "default")
         for name, value in list(vars(function).items()):
             if not name.startswith("__"):
-                self.bound(value, f"{own}.{name}", owner, "default")
+                self.bound(value, f"{own}.{name}", owner, "default", at=(vars(function), name))
 
     def application(self, value: Any, name: str, module: str) -> None:
         """What the service hung on a framework's application, and what the framework will call."""
@@ -290,13 +313,16 @@ class _Walk:
         given = self._roots.framework_attributes(base)
         for attribute, item in list(attributes.items()):
             if attribute not in given and attribute != "wsgi_app":
-                self.bound(item, f"{name}.{attribute}", module, "global")
+                at = (attributes, attribute)
+                self.bound(item, f"{name}.{attribute}", module, "global", at=at)
         for held in ("config", "extensions"):
-            for key, item in list((attributes.get(held) or {}).items()):
-                self.bound(item, f"{name}.{held}[{key!r}]", module, "global")
+            kept = attributes.get(held) or {}
+            for key, item in list(kept.items()):
+                self.bound(item, f"{name}.{held}[{key!r}]", module, "global", at=(kept, key))
         if (state := attributes.get("state")) is not None:
-            for key, item in list((attributes_of(state) or {}).get("_state", {}).items()):
-                self.bound(item, f"{name}.state.{key}", module, "global")
+            kept = (attributes_of(state) or {}).get("_state", {})
+            for key, item in list(kept.items()):
+                self.bound(item, f"{name}.state.{key}", module, "global", at=(kept, key))
         for attribute in _FRAMEWORK_FUNCTIONS:
             self._functions(attributes.get(attribute), module)
         self._routes(getattr(attributes.get("router"), "routes", ()), module)
@@ -328,15 +354,21 @@ class _Walk:
         while link is not None and not has_type(link, types.MethodType):
             kind = type(link)
             if self._roots.is_own_class(kind) and self._first(link):
-                for attribute, item in list((attributes_of(link) or {}).items()):
+                held = attributes_of(link) or {}
+                for attribute, item in list(held.items()):
                     if attribute not in {"app", "wsgi_app", "application"}:
-                        self.bound(
-                            item, f"{kind.__qualname__}.{attribute}", kind.__module__, "global"
-                        )
+                        name = f"{kind.__qualname__}.{attribute}"
+                        self.bound(item, name, kind.__module__, "global", at=(held, attribute))
             attributes = attributes_of(link) or {}
             link = (
                 attributes.get("app") or attributes.get("wsgi_app") or attributes.get("application")
             )
+
+
+def companions(place: Place) -> list[tuple[str, Any]]:
+    """What goes with a place of a library, by name."""
+    names = _COMPANIONS.get((place.module, place.name), ())
+    return [(name, getattr(sys.modules[place.module], name)) for name in names]
 
 
 def _is_bare(function: types.FunctionType) -> bool:

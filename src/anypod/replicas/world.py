@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from anypod.replicas.change import State
 from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
@@ -49,6 +50,11 @@ class Application:
     target: str
     root: Path
     env: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.target
 
 
 class World:
@@ -201,13 +207,14 @@ class World:
         """The mean of what a start has taken, in seconds; 0.0 before the first."""
         return self._start_seconds / self.starts if self.starts else 0.0
 
-    def start(self, slot: int) -> Replica:
+    def start(self, slot: int, *, trace: Collection[State] = ()) -> Replica:
         """A replica that has served nothing, on a pristine private disk.
 
         A replica that is alive in the slot is killed first.
 
         Args:
             slot: from 0 to slots - 1.
+            trace: states whose writes are traced to their lines, which is slow; see `Replica.writes`.
 
         Raises:
             StartFailed: the service's code failed, hung or left.
@@ -219,7 +226,7 @@ class World:
             self.starts += 1
             serial = self.starts
         began = time.perf_counter()
-        replica = self._pods[slot].start(self._namespace, serial)
+        replica = self._pods[slot].start(self._namespace, serial, trace)
         with self._lock:
             self._start_seconds += time.perf_counter() - began
         return replica

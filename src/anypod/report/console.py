@@ -19,6 +19,7 @@ from anypod.report.words import (
     count,
     cut,
     duration,
+    evidence,
     instead,
     marks,
     sent,
@@ -143,6 +144,8 @@ def told_divergence(divergence: Divergence, width: int = 80) -> Text:
     text.append_text(_requests(divergence.requests, width))
     text.append_text(_sides(divergence.where, divergence.expected, divergence.got))
     text.append(f"  {why(divergence)}\n")
+    if proof := evidence(divergence):
+        text.append(f"  {proof}\n", "dim")
     if divergence.rule is not None:
         replacement = instead(divergence.rule)
         text.append(f"  check rule {divergence.rule}", "dim")

@@ -14,7 +14,7 @@ from anypod.prove.events import Divergence, Outcome, Stale, Told, Verdict
 from anypod.prove.schedules import Kind
 from anypod.report.proof_diagram import diagram
 from anypod.report.proof_sarif import delivered
-from anypod.report.words import contended, count, cut, duration, instead, short, why
+from anypod.report.words import contended, count, cut, duration, evidence, instead, short, why
 
 LARGEST = 1_500_000  # bytes of articles; what is beyond is listed in one line each
 MOST_LINES = 300
@@ -172,6 +172,7 @@ def _article(number: int, divergence: Divergence) -> str:
             f'<h3 id="t{number}">{number}. {_text(divergence.route)}</h3>',
             f'<p class="kind">{_text(kinds)}</p>{seen}{accepted}',
             f"<p>{_sentence(why(divergence))}</p>",
+            f"<p>{_sentence(evidence(divergence))}</p>" if divergence.cause else "",
             (
                 f"<table><tr><th scope=row>where</th><td><code>{_text(divergence.where)}</code></td></tr>"
                 f"<tr><th scope=row>expected</th><td><code class=expected>{_text(divergence.expected)}"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from anypod.check import rules
 from anypod.prove.events import Divergence, Outcome, Told, Verdict
 from anypod.report.findings_sarif import SCHEMA, described
-from anypod.report.words import answered, instead, marks, sent, why
+from anypod.report.words import answered, evidence, instead, marks, sent, why
 
 DIFFERENCE = "prove-difference"
 
@@ -71,12 +71,14 @@ def _rule(code: str) -> dict[str, Any]:
 
 
 def place(verdict: Verdict, divergence: Divergence) -> tuple[str, int]:
-    """Where a difference is to be shown: the state's file and line, else the workload's.
+    """Where a difference is to be shown: the line that wrote the state, or defines it, else the workload's.
 
     Returns:
         A path as it is on this machine, and a line, 1-based.
     """
     cause = divergence.cause
+    if cause is not None and cause.written_at:
+        return cause.written_in, cause.written_at
     if cause is not None and cause.module and cause.file:
         return cause.file, cause.line or 1
     return verdict.workload, max(1, divergence.requests[-1].line)
@@ -133,6 +135,12 @@ def _result(verdict: Verdict, divergence: Divergence, index: int) -> dict[str, A
             }
         ],
     }
+    cause = divergence.cause
+    if cause is not None:
+        result["properties"] = {"cause": "verified" if cause.verified else "correlated"}
+        if cause.written_at and cause.line:
+            text = f"{cause.name} is defined here"
+            result["relatedLocations"] = [_location(cause.file, cause.line, text)]
     if divergence.accepted:
         result["suppressions"] = [{"kind": "external", "justification": divergence.accepted}]
     return result
@@ -149,6 +157,8 @@ def message(divergence: Divergence) -> str:
         ),
         f"{why(divergence)}.",
     ]
+    if proof := evidence(divergence):
+        lines.append(f"{proof[:1].upper()}{proof[1:]}.")
     if replacement:
         lines.append(f"Replace by {replacement}.")
     return "\n".join(lines)

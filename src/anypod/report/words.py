@@ -36,7 +36,10 @@ def why(divergence: Divergence) -> str:
     if cause is None:
         return "no process-local state was seen to change; look at what the route keeps"
     where = short(cause.file)
-    place = f" ({where}:{cause.line})" if cause.line else f" ({where})" if cause.module else ""
+    places = [f"{where}:{cause.line}" if cause.line else where] if cause.module else []
+    if cause.written_at:
+        places.append(f"written at {short(cause.written_in)}:{cause.written_at}")
+    place = f" ({', '.join(places)})" if places else ""
     noun = {
         "global": "module global",
         "cache": "lru_cache of",
@@ -51,6 +54,17 @@ def why(divergence: Divergence) -> str:
     if divergence.schedule is Kind.DEPLOY and cause.pod == cause.reader:
         return f"{name} went with the old pod"
     return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
+
+
+def evidence(divergence: Divergence) -> str:
+    """How sure the cause is; empty without one."""
+    cause = divergence.cause
+    if cause is None:
+        return ""
+    if not cause.verified:
+        return "correlated: it changed; copying it was impossible or did not mend the answer"
+    also = f" together with {', '.join(cause.together)}" if cause.together else ""
+    return f"verified: copying this state{also} mends the answer, copying other state does not"
 
 
 def contended(race: Contended) -> str:

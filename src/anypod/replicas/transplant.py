@@ -1,0 +1,313 @@
+"""Carries a piece of state from one replica into another, inside the replicas.
+
+Only to find out whether a state is the cause of a difference: this is an intervention, after which the
+process is of no further use. The same code runs in both processes, so pickles between them name the
+same classes; unlike a fingerprint, a pickle may run code of the service. Containers are filled in
+place, because other modules may hold them; everything else is bound anew where it was bound. What
+cannot be pickled, sockets and open files among it, is not carried; locks arrive unlocked.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import functools
+import gc
+import io
+import pickle
+import random
+import re
+import sys
+import threading
+import types
+from collections.abc import Callable, Collection, Mapping
+from itertools import islice
+from typing import Any
+
+from anypod.replicas.change import State
+from anypod.replicas.digest import attributes_of, has_type, own_items
+from anypod.replicas.roots import Place, Roots, companions
+
+__all__ = ["bound", "give", "take"]
+
+_LARGEST = 8 << 20  # bytes of one state's pickle
+_ABSENT = "absent"
+_OTHERS = 8  # states that are taken beside what is asked for
+_PLAIN = frozenset({bool, int, float, str, dict, list, set, collections.deque})
+_LOCKS: dict[type, Callable[[], Any]] = {
+    type(threading.Lock()): threading.Lock,
+    type(threading.RLock()): threading.RLock,
+}
+_STEP = re.compile(r"\[(?P<key>'(?:[^'\\]|\\.)*')\]|(?P<name>[^\W\d]\w*)")
+
+
+def take(roots: Roots, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:
+    """Each state's content as text, for `give` in another replica; without those that cannot be carried.
+
+    Args:
+        roots: of the service.
+        states: which ones.
+        but: take a few others too, plain ones and none of these.
+    """
+    places = {place.state: place for place in roots.places()}
+    wanted = dict.fromkeys(states)
+    if but:
+        plain = (state for state, place in places.items() if type(place.value) in _PLAIN)
+        # The many settings of a framework's application stand in brackets: they would be all of it.
+        left = (s for s in plain if s not in but and s not in wanted and "[" not in s.name)
+        wanted.update(dict.fromkeys(islice(left, _OTHERS)))
+    taken: dict[State, str] = {}
+    for state in wanted:
+        place = places.get(state)
+        if place is None:
+            taken[state] = _ABSENT
+            continue
+        try:
+            content = _pickled(_content(place))
+        except Exception:  # noqa: BLE001, S112  # the service's own `__reduce__` may raise anything: not carried
+            continue
+        if len(content) <= _LARGEST:
+            taken[state] = base64.b85encode(content).decode()
+    return taken
+
+
+def give(roots: Roots, contents: Mapping[State, str]) -> frozenset[State]:
+    """Put states that were taken from another replica into this one.
+
+    Args:
+        roots: of the service.
+        contents: what `take` returned there.
+
+    Returns:
+        The states that now are as they were there.
+    """
+    places = {place.state: place for place in roots.places()}
+    given = []
+    for state, content in contents.items():
+        place = places.get(state) or _absent(state)
+        if place is None:
+            continue
+        try:
+            if content == _ABSENT:
+                _remove(place)
+            else:
+                _put(roots, place, pickle.loads(base64.b85decode(content)))  # noqa: S301  # from our own replica
+        except Exception:  # noqa: BLE001, S112  # the service's own code may raise anything: not carried
+            continue
+        given.append(state)
+    return frozenset(given)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles locks as new ones: inside a container they are no part of what it holds."""
+
+    def reducer_override(self, value: Any) -> Any:
+        new = _LOCKS.get(type(value))
+        return NotImplemented if new is None else (new, ())
+
+
+def _pickled(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def _content(place: Place) -> Any:
+    if place.kind == "cache":
+        return _entries(bound(place))
+    return place.value, dict(companions(place))
+
+
+def bound(place: Place) -> Any:
+    """The object that a place's holder has."""
+    if place.holder is None:
+        raise LookupError(f"nothing holds {place.name}")
+    owner, key = place.holder
+    if has_type(owner, types.CellType):
+        return owner.cell_contents
+    if has_type(owner, dict):
+        return owner[key]
+    value = vars(owner)[key] if has_type(owner, type) else object.__getattribute__(owner, key)
+    return value.__func__ if has_type(value, (staticmethod, classmethod)) else value
+
+
+def _bind(holder: tuple[Any, Any] | None, value: Any) -> None:
+    if holder is None:
+        raise LookupError("nothing holds it")
+    owner, key = holder
+    if has_type(owner, types.CellType):
+        owner.cell_contents = value
+    elif has_type(owner, dict):
+        owner[key] = value
+    elif has_type(owner, type):
+        setattr(owner, key, value)
+    else:
+        object.__setattr__(owner, key, value)
+
+
+def _absent(state: State) -> Place | None:
+    """A place for a state that this replica does not have: where its name says that it would be."""
+    module = sys.modules.get(state.module)
+    steps = list(_STEP.finditer(state.name))
+    if module is None or not steps or state.kind not in {"global", "class attribute"}:
+        return None
+    owner: Any = module
+    for step in steps[:-1]:
+        name = step["name"]
+        owner = (attributes_of(owner) or {}).get(name) if name else None
+        if owner is None:
+            return None
+    last = steps[-1]
+    if last["key"] is not None:
+        return Place(*_of(state), None, (owner, last["key"][1:-1]))
+    held = attributes_of(owner)
+    return Place(*_of(state), None, (owner if held is None else held, last["name"]))
+
+
+def _of(state: State) -> tuple[str, str, str]:
+    return state.kind, state.name, state.module
+
+
+def _remove(place: Place) -> None:
+    """Let a state be absent, as it is in the other replica."""
+    if place.holder is None:
+        raise LookupError(f"nothing holds {place.name}")
+    owner, key = place.holder
+    if has_type(owner, types.CellType):
+        del owner.cell_contents
+    elif has_type(owner, dict):
+        owner.pop(key, None)
+    elif has_type(owner, type):
+        delattr(owner, key)
+    else:
+        object.__delattr__(owner, key)
+
+
+def _put(roots: Roots, place: Place, content: Any) -> None:
+    if place.kind == "cache":
+        _fill_cache(roots, place, content)
+        return
+    value, beside = content
+    if not _filled(place.value, value):
+        _bind(place.holder, value)
+    for name, present in companions(place):
+        if not _filled(present, beside[name]):
+            raise TypeError(f"{name} cannot be filled")
+
+
+def _filled(target: Any, source: Any) -> bool:
+    """Let a mutable object hold what another of its type holds; False if it has to be replaced.
+
+    Containers in a dictionary are filled in place too, since somebody may hold them directly.
+    """
+    kind = type(target)
+    if type(source) is not kind:
+        return False
+    if target is source:
+        return True
+    filled = True
+    if has_type(target, dict):
+        base = collections.OrderedDict if has_type(target, collections.OrderedDict) else dict
+        merged = {
+            key: target[key] if key in target and _is_filled_inside(target[key], value) else value
+            for key, value in dict.items(source)
+        }
+        base.clear(target)
+        base.update(target, merged)
+    elif has_type(target, list):
+        list.__setitem__(target, slice(None), list(source))
+    elif has_type(target, set):
+        set.clear(target)
+        set.update(target, source)
+    elif has_type(target, collections.deque):
+        collections.deque.clear(target)
+        collections.deque.extend(target, source)
+    elif has_type(target, bytearray):
+        target[:] = source
+    elif has_type(target, random.Random):
+        target.setstate(source.getstate())
+        return True
+    else:
+        filled = False
+    attributes = attributes_of(target)
+    items = own_items(source)
+    if attributes is not None and not has_type(target, (types.FunctionType, types.ModuleType)):
+        attributes.clear()
+        filled = True
+    for name, value in items:
+        object.__setattr__(target, name, value)
+        filled = True
+    return filled
+
+
+def _is_filled_inside(target: Any, source: Any) -> bool:
+    return has_type(target, (dict, list, set, collections.deque)) and _filled(target, source)
+
+
+# --- functools.lru_cache, whose content only the garbage collector shows
+
+
+def _entries(wrapper: Any) -> dict[Any, Any]:
+    """What an `lru_cache` holds, by its own keys."""
+    size = wrapper.cache_info().currsize
+    if not size:
+        return {}
+    parts = gc.get_referents(wrapper)
+    caches = [
+        part
+        for part in parts
+        if type(part) is dict and part is not vars(wrapper) and len(part) == size
+    ]
+    if len(caches) != 1:
+        raise LookupError("its content is not to be seen")
+    (cache,) = caches
+    if wrapper.cache_parameters()["maxsize"] is None:
+        return dict(cache)
+    # A bounded one keeps links. After its type it shows the key, the result and the type of each.
+    flat = parts[1 : next(at for at, part in enumerate(parts) if part is cache)]
+    found = dict(zip(flat[0::3], flat[1::3], strict=False))
+    if found.keys() != cache.keys():
+        raise LookupError("its content is not to be seen")
+    return found
+
+
+def _fill_cache(roots: Roots, place: Place, entries: dict[Any, Any]) -> None:
+    wrapper = bound(place)
+    wrapper.cache_clear()
+    if not entries:
+        return
+    if wrapper.cache_parameters()["maxsize"] is None:
+        holders = [part for part in gc.get_referents(wrapper) if type(part) is dict]
+        empty = [part for part in holders if not part and part is not vars(wrapper)]
+        if len(empty) != 1:
+            raise LookupError("its content is not to be seen")
+        empty[0].update(entries)
+        return
+    filled = _Answering(wrapper, entries)
+    for module in roots.modules():  # whoever imported it by its name
+        for name, value in list(vars(module).items()):
+            if value is wrapper:
+                setattr(module, name, filled)
+    # On a class too it is called as the static method that it was, or on the class that it is bound to.
+    in_class = place.holder is not None and has_type(place.holder[0], type)
+    _bind(place.holder, staticmethod(filled) if in_class else filled)
+
+
+class _Answering:
+    """Stands for an `lru_cache` that holds these entries; nothing else can fill a bounded one."""
+
+    def __init__(self, wrapper: Any, entries: dict[Any, Any]) -> None:
+        functools.update_wrapper(self, wrapper)
+        self._wrapper = wrapper
+        self._entries = entries
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            # As functools makes its keys: one plain argument is its own.
+            key = args[0] if len(args) == 1 and type(args[0]) in {int, str} else args
+            if key in self._entries:
+                return self._entries[key]
+        return self._wrapper(*args, **kwargs)
