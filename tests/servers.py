@@ -264,8 +264,21 @@ class Cluster:
             node.stop()
 
 
-def start_cluster(program: Path, *options: str) -> Cluster:
-    """Start a cluster of three primaries and three replicas."""
+def start_cluster(
+    program: Path,
+    *options: str,
+    bounds: tuple[int, ...] = (0, 5461, 10923, 16384),
+    replicas: int = 1,
+) -> Cluster:
+    """Start a cluster of three primaries.
+
+    Args:
+        program: the server.
+        options: more command line options.
+        bounds: between which bounds each primary has its slots; those past the last have none.
+        replicas: how many each primary has, 0 or 1.
+    """
+    number = 3 + 3 * replicas
     nodes = [
         start_redis(
             program,
@@ -274,13 +287,12 @@ def start_cluster(program: Path, *options: str) -> Cluster:
             *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
             *options,
         )
-        for _ in range(6)
+        for _ in range(number)
     ]
     cluster = Cluster(nodes)
-    bounds = (0, 5461, 10923, 16384)
     for place, node in enumerate(nodes):
         cluster.ask(node, "CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
-        if place < 3:
+        if place < len(bounds) - 1:
             first, last = bounds[place], bounds[place + 1] - 1
             cluster.ask(node, "CLUSTER", "ADDSLOTSRANGE", first, last)
         cluster.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
@@ -289,10 +301,10 @@ def start_cluster(program: Path, *options: str) -> Cluster:
         port = setting["cluster-port"] if isinstance(setting, dict) else setting[1]
         cluster.ask(nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port, port)
     wait_until(
-        lambda: all(len(cluster.ask(n, "CLUSTER", "NODES").splitlines()) == 6 for n in nodes),
+        lambda: all(len(cluster.ask(n, "CLUSTER", "NODES").splitlines()) == number for n in nodes),
         "the nodes' acquaintance",
     )
-    for primary, replica in zip(nodes[:3], nodes[3:], strict=True):
+    for primary, replica in zip(nodes[: 3 * replicas], nodes[3:], strict=True):
         identity = cluster.ask(primary, "CLUSTER", "MYID")
         wait_until(
             lambda i=identity, r=replica: _replicate(cluster, r, i),  # type: ignore[misc]
@@ -300,7 +312,7 @@ def start_cluster(program: Path, *options: str) -> Cluster:
         )
     wait_until(cluster.well, "the cluster's health", 60.0)
     wait_until(
-        lambda: all(len(one) == 4 for one in cluster.ask(nodes[0], "CLUSTER", "SLOTS")),
+        lambda: all(len(one) == 3 + replicas for one in cluster.ask(nodes[0], "CLUSTER", "SLOTS")),
         "the replicas' announcement",
     )
     return cluster
