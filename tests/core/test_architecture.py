@@ -51,7 +51,7 @@ MAY_TOUCH = {
     "testing": {"pytest"},
     "web": {"flask", "werkzeug", "itsdangerous", "starlette", "django"},
     "replicas": {"waitress", "uvicorn", "sqlalchemy"},
-    "prove": {"lxml"},
+    "prove": {"lxml", "uvicorn"},
     "report": {"rich"},
     "demo": {"flask", "sqlalchemy", "werkzeug"},
 }

@@ -92,7 +92,7 @@ Authorization: Bearer {{login.response.body.$.session_id}}
         ("GET /x\nnonsense", "shop.http:2: expected a header 'Name: value' or a blank line"),
         (
             "# @alice\nGET /",
-            "shop.http:1: expected one of @name, @client, @retry, @stale after '#', got '@alice'",
+            "shop.http:1: expected one of @name, @client, @retry, @stale, @status after '#', got '@alice'",
         ),
         ("# @prompt pin\nGET /", "shop.http:1: expected one of"),
         (

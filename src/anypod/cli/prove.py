@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from anypod.cli import recording
 from anypod.errors import AnypodError
 from anypod.prove import acceptance
 from anypod.prove.engine import Options, prove
@@ -26,6 +28,8 @@ from anypod.report.console import ConsoleReport
 
 EXAMPLES = """\
 examples:
+  anypod prove shop:app --record       click through it at http://localhost:8000, then Ctrl-C
+  anypod prove shop:app --last         prove what was recorded
   anypod prove shop:app --workload shop.http
   anypod prove 'shop:create_app()' --workload shop.http --replicas 2 --budget 30s
   anypod prove shop:app --workload shop.http --replicas 1      only what moves with the pod
@@ -63,6 +67,13 @@ def replicas(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A TCP port."""
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
 def schedule(text: str) -> Kind:
     """One of the schedules, words joined by a space or a hyphen."""
     wanted = text.strip().lower().replace("-", " ")
@@ -83,8 +94,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("app", metavar="APP", help="module:app or 'module:factory()', WSGI or ASGI")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workload", metavar="FILE", type=Path, help="requests in .http format")
+    source.add_argument(
+        "--record",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=recording.DEFAULT,
+        help=f"record a workload while you click, until Ctrl-C (default {recording.DEFAULT})",
+    )
+    source.add_argument(
+        "--last", action="store_true", help="prove the workload that was recorded last"
+    )
     made.add_argument(
-        "--workload", metavar="FILE", type=Path, required=True, help="requests in .http format"
+        "--port", metavar="N", type=port, help="where --record listens (default 8000 or the next)"
     )
     made.add_argument(
         "--replicas", metavar="N", type=replicas, default=3, help="how many pods (default 3)"
@@ -146,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
         help="for one request (default 10s)",
     )
     made.add_argument(
-        "--start-timeout",
+        "--startup-timeout",
         metavar="TIME",
         type=duration,
         default=30.0,
@@ -170,7 +194,12 @@ def main(argv: Sequence[str]) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as ended:
         return int(ended.code or 0)
+    application = Application(arguments.app, Path.cwd(), dict(os.environ))
+    if arguments.record is not None:
+        return _record(application, arguments)
     try:
+        if arguments.last:
+            arguments.workload = recording.last()
         workload = load(arguments.workload)
         accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()
     except (WorkloadError, AnypodError) as wrong:
@@ -183,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
         allow_hosts=frozenset(arguments.allow_host),
         strict_retry=arguments.strict_retry,
         timeout=arguments.timeout,
-        start_timeout=arguments.start_timeout,
+        start_timeout=arguments.startup_timeout,
         schedules=frozenset(arguments.schedule) or frozenset(TRIED),
         accepted=accepted,
     )
@@ -195,7 +224,6 @@ def main(argv: Sequence[str]) -> int:
     # A polite end of the tool is an end with a partial report, as with Ctrl-C.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        application = Application(arguments.app, Path.cwd(), dict(os.environ))
         verdict = prove(application, workload, options, listen)
     except ReplicaError as wrong:
         return _refused(str(wrong), arguments)
@@ -203,6 +231,22 @@ def main(argv: Sequence[str]) -> int:
         report.close()
         signal.signal(signal.SIGTERM, before)
     return _written(verdict, arguments)
+
+
+def _record(application: Application, arguments: argparse.Namespace) -> int:
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return recording.run(
+            arguments.record,
+            port=arguments.port,
+            application=application,
+            again=f"anypod prove {shlex.quote(arguments.app)} --last",
+            start_timeout=arguments.startup_timeout,
+            shared=tuple(arguments.shared),
+            allow_hosts=frozenset(arguments.allow_host),
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler

@@ -9,6 +9,7 @@ process. A workload whose answers on one replica are errors or missing cannot be
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anypod.prove.compare import Difference, Noise, ResetIncomplete
@@ -37,6 +38,7 @@ class Baseline:
         seconds_per_request: as measured.
         failing: steps that answer with a 5xx on one replica too.
         escapes: writes outside the copies and hosts reached for.
+        warnings: what to know of these answers to judge what follows from them.
     """
 
     trace: Trace
@@ -46,6 +48,7 @@ class Baseline:
     seconds_per_request: float
     failing: tuple[int, ...]
     escapes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def identity(self) -> tuple[Difference, ...]:
@@ -105,6 +108,38 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
         seconds_per_request=(ended - started) / max(1, len(workload.steps)),
         failing=failing,
         escapes=tuple(dict.fromkeys((*first.escapes, *other.escapes, *second.escapes))),
+        warnings=tuple(_warnings(workload, first, failing)),
+    )
+
+
+def _warnings(workload: Workload, played: Played, failing: tuple[int, ...]) -> Iterator[str]:
+    if unlike := _unlike(played):
+        yield unlike
+    for index in failing:
+        step = workload.steps[index]
+        yield (
+            f"line {step.line}: {step.label} is answered with an error (5xx) by one replica too, so it "
+            "shows nothing"
+        )
+
+
+def _unlike(played: Played) -> str:
+    """The first step that is not answered as it was recorded: what it needs is not in the workload."""
+    found = [
+        (exchange.step, exchange.response.status)
+        for exchange in played.trace.exchanges
+        if isinstance(exchange.response, Response)
+        and exchange.step.recorded not in {None, exchange.response.status}
+    ]
+    if not found:
+        return ""
+    step, status = found[0]
+    more = f", and {len(found) - 1} later ones likewise" if len(found) > 1 else ""
+    return (
+        f"state created outside HTTP: line {step.line}: {step.label} was answered {step.recorded} when "
+        f"it was recorded, and {status} by a fresh replica{more}. What it needs was made by something "
+        "else than the requests of the workload (a fixture, a migration, a login without a request): "
+        "let --setup CMD make it, or record the requests that do"
     )
 
 
@@ -119,11 +154,13 @@ def _answered(workload: Workload, played: Played) -> None:
                 f"{exchange.response.reason}{ended}; look at the request, or allow more time with "
                 f"--timeout{_printed(played)}"
             )
+    unlike = _unlike(played)
+    earlier = f"\n{unlike}" if unlike else ""
     for step_index, reason in sorted(played.skipped.items()):
         step = workload.steps[step_index]
         raise CannotRun(
             f"{workload.path.name}:{step.line}: {step.label} cannot be sent, on one replica alone: "
-            f"{reason}"
+            f"{reason}{earlier}"
         )
 
 

@@ -137,16 +137,24 @@ class Client:
         Returns:
             The answer, its body without content encoding, or why there is none.
         """
-        host = next((v for n, v in request.headers if n.lower() == "host"), _HOST)
-        url = urllib.request.Request(
-            f"http://{host}{request.target}", method=request.method
-        )  # never opened: the jar's view of the request
+        host, url = _as_the_jar_sees_it(request)
         answer = _exchange(request, address, host, self._cookies(request, url), timeout)
         if store_cookies and isinstance(answer, Response):
-            # The jar asks for `info()` and nothing else.
-            taken = cast("http.client.HTTPResponse", _Answer(answer.headers))
-            self._jar.extract_cookies(taken, url)
+            self.take(request, answer)
         return answer
+
+    def take(self, request: Request, response: Response) -> None:
+        """Take the cookies of an answer into the jar."""
+        # The jar asks for `info()` and nothing else.
+        answer = cast("http.client.HTTPResponse", _Answer(response.headers))
+        self._jar.extract_cookies(answer, _as_the_jar_sees_it(request)[1])
+
+    def would_send(self, request: Request) -> dict[str, str]:
+        """The cookies that the jar adds to a request, by name."""
+        _, url = _as_the_jar_sees_it(request)
+        self._jar.add_cookie_header(url)
+        pairs = (pair.partition("=") for pair in (url.get_header("Cookie") or "").split("; "))
+        return {name: value for name, _, value in pairs if name}
 
     def send_lost(
         self, request: Request, address: tuple[str, int], *, timeout: float
@@ -184,6 +192,12 @@ class Client:
         names = {pair.partition("=")[0].strip() for pair in written.split(";")}
         others = [pair for pair in kept.split("; ") if pair and pair.partition("=")[0] not in names]
         return "; ".join([written, *others])
+
+
+def _as_the_jar_sees_it(request: Request) -> tuple[str, urllib.request.Request]:
+    """The host of a request, and a request that is never opened, as cookie jars want it."""
+    host = next((v for n, v in request.headers if n.lower() == "host"), _HOST)
+    return host, urllib.request.Request(f"http://{host}{request.target}", method=request.method)
 
 
 def _exchange(
@@ -228,7 +242,7 @@ def _exchange(
         connection.close()
         stack.close()
     headers = tuple((name.lower(), value) for name, value in answer.getheaders())
-    return Response(answer.status, headers, _decoded(bytes(body), headers))
+    return Response(answer.status, headers, decoded(bytes(body), headers))
 
 
 def _send(
@@ -255,7 +269,7 @@ def _send(
         return
 
 
-def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
+def decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
     """The body without gzip or deflate; one that does not decode stays as it came."""
     coding = next(
         (value.lower().strip() for name, value in headers if name == "content-encoding"), ""

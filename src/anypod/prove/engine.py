@@ -165,12 +165,8 @@ class _Proof:
                 "the service; allow more with --budget"
             ) from None
         self._note_escapes(baseline.escapes)
-        for step in baseline.failing:
-            found = self.workload.steps[step]
-            self._warn(
-                f"line {found.line}: {found.label} is answered with an error (5xx) by one replica "
-                "too, so it shows nothing"
-            )
+        for text in baseline.warnings:
+            self._warn(text)
         plan = self._plan(baseline, world, runs)
         trial = Trial(
             self.workload,

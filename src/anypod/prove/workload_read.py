@@ -7,6 +7,8 @@ that says what was expected and what stood there.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,9 @@ from anypod.prove.workload_route import labels
 from anypod.prove.workload_variables import BadVariable, Definition, Variables
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-DIRECTIVES = ("@name", "@client", "@retry", "@stale", "@no-redirect")
+DIRECTIVES = ("@name", "@client", "@retry", "@stale", "@status", "@no-redirect")
+PRIVATE = "http-client.private.env.json"  # where editors keep secrets, by environment
+ENVIRONMENT = "anypod"
 MAX_INCLUDED = 8 * 1024 * 1024  # bytes of one `< ./file`
 
 _SEPARATOR = re.compile(r"###")
@@ -66,6 +70,7 @@ class _Block:
     client: str = "default"
     retry: bool = False
     stale: float | None = None
+    recorded: int | None = None
     headers: list[tuple[str, str, int]] = field(default_factory=list)
     body: list[tuple[str, int]] = field(default_factory=list)
     directives: dict[str, int] = field(default_factory=dict)
@@ -85,12 +90,28 @@ def read(text: str, path: Path) -> tuple[Step, ...]:
     return _Reader(path).read(text)
 
 
+def reads_back(body: str, content_type: str) -> bool:
+    """Whether a body that is written into a workload is read as the same body.
+
+    Args:
+        body: its text.
+        content_type: the value of its Content-Type header, or empty.
+    """
+    kind = f"Content-Type: {content_type}\n" if content_type else ""
+    try:
+        steps = _Reader(Path(os.devnull)).read(f"POST /\n{kind}\n{body}\n")
+    except WorkloadError:
+        return False
+    lines = "\r\n" if content_type.startswith("multipart/") else "\n"
+    return len(steps) == 1 and steps[0].body == body.replace("\n", lines)
+
+
 class _Reader:
     """One file being read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._variables = Variables()
+        self._variables = Variables(self._private())
         self._names: dict[str, int] = {}  # a step's name: its line
         self._seen: set[str] = set()  # names of the steps already built
 
@@ -116,6 +137,21 @@ class _Reader:
 
     def _error(self, line: int | None, problem: str) -> WorkloadError:
         return WorkloadError(self._path, line, problem)
+
+    def _private(self) -> dict[str, str]:
+        """The variables of ours in the file beside the workload that is kept out of version control."""
+        file = self._path.parent / PRIVATE
+        try:
+            found = json.loads(file.read_bytes())
+        except OSError:
+            return {}
+        except ValueError as bad:
+            raise WorkloadError(file, None, f"expected JSON, got {bad}") from None
+        own = found.get(ENVIRONMENT, {}) if isinstance(found, dict) else None
+        if not isinstance(own, dict):
+            message = f'expected {{"{ENVIRONMENT}": {{"name": "value"}}}}, got something else'
+            raise WorkloadError(file, None, message)
+        return {name: str(value) for name, value in own.items()}
 
     # The first pass: lines into blocks.
 
@@ -174,6 +210,8 @@ class _Reader:
             block.client = self._identifier(directive, value, line)
         elif directive == "@stale":
             block.stale = self._duration(value, line)
+        elif directive == "@status":
+            block.recorded = self._status(value, line)
         elif value:
             raise self._error(line, f"expected nothing after {directive}, got {value!r}")
         else:
@@ -191,6 +229,12 @@ class _Reader:
             message = f"expected a duration like 500ms, 30s, 5m or 1h after @stale, got {value!r}"
             raise self._error(line, message)
         return float(match[1]) * _SECONDS[match[2]]
+
+    def _status(self, value: str, line: int) -> int:
+        if not re.fullmatch(r"[1-5]\d\d", value):
+            message = f"expected a status such as 200 after @status, got {value!r}"
+            raise self._error(line, message)
+        return int(value)
 
     def _request_line(self, block: _Block, line: str, number: int) -> None:
         if _SCRIPT.match(line):
@@ -295,6 +339,7 @@ class _Reader:
             retry=block.retry,
             stale=block.stale,
             payload=payload,
+            recorded=block.recorded,
         )
 
     def _target(self, block: _Block, index: int) -> str:

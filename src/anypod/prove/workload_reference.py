@@ -1,7 +1,7 @@
 """A value that a workload takes from an earlier answer: `{{login.response.body.$.session_id}}`.
 
-A reference is checked when the file is read and looked up when its step is sent. Three ways lead into
-an answer: a header's name, a JSONPath (members and indexes only) and an XPath over HTML or XML. What a
+A reference is checked when the file is read and looked up when its step is sent. Four ways lead into
+an answer: a header's or a cookie's name, a JSONPath (members and indexes only) and an XPath over HTML or XML. What a
 reference cannot find is never replaced by something else: the step that needs it is not sent.
 """
 
@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(r"\{\{((?:(?!\{\{).){0,1000}?)\}\}", re.DOTALL)
 NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 
 _REFERENCE = re.compile(
-    rf"\s*({NAME})\.(response|request)\.(body|headers)(?:\.(.+?))?\s*", re.DOTALL
+    rf"\s*({NAME})\.(response|request)\.(body|headers|cookies)(?:\.(.+?))?\s*", re.DOTALL
 )
 _MEMBER = re.compile(
     r"""\.(?P<plain>[^.\[\]\s*'"()?@]+) | \[\s*(?P<index>-?\d+)\s*\]"""
@@ -42,8 +42,8 @@ class Reference:
     Attributes:
         expression: as written, without the braces.
         name: the step whose answer it reads.
-        part: "body" or "headers".
-        path: a JSONPath, an XPath, `*` for the whole body, or a header's name.
+        part: "body", "headers" or "cookies".
+        path: a JSONPath, an XPath, `*` for the whole body, or a header's or a cookie's name.
     """
 
     expression: str
@@ -68,7 +68,7 @@ class Reference:
             message = f"expected a value from a response, got {written!r}: requests are not kept"
             raise ValueError(message)
         if not path:
-            example = "$.id" if part == "body" else "Location"
+            example = {"body": "$.id", "headers": "Location", "cookies": "csrftoken"}[part]
             raise ValueError(f"expected a path after {written!r}, for example {written}.{example}")
         if part == "body":
             _check_path(path)
@@ -82,6 +82,8 @@ class Reference:
         """
         if self.part == "headers":
             return _header(response, self.path)
+        if self.part == "cookies":
+            return _cookie(response, self.path)
         if self.path == "*":
             return body_text(response)
         if self.path.startswith("$"):
@@ -94,7 +96,7 @@ class Reference:
         words = re.findall(r"[A-Za-z_]\w*", self.path)
         if not words or self.path.startswith("/"):
             return "id"
-        return str(words[-1]).lower() if self.part == "headers" else str(words[-1])
+        return str(words[-1]).lower() if self.part != "body" else str(words[-1])
 
 
 def references(text: str) -> Iterator[Reference]:
@@ -152,6 +154,14 @@ def _header(response: Response, name: str) -> str:
         present = ", ".join(dict.fromkeys(key for key, _ in response.headers))
         raise NotFound(f"the answer ({response.status}) has no header {name}; it has {present}")
     return value
+
+
+def _cookie(response: Response, name: str) -> str:
+    for key, value in response.headers:
+        pair = value.partition(";")[0]
+        if key == "set-cookie" and pair.partition("=")[0].strip() == name:
+            return pair.partition("=")[2].strip().strip('"')
+    raise NotFound(f"the answer ({response.status}) sets no cookie {name}")
 
 
 def _json(response: Response, path: str) -> str:

@@ -45,7 +45,7 @@ def labels(requests: Sequence[tuple[str, str]]) -> list[str]:
 
 def _segments(target: str) -> list[str]:
     path = PLACEHOLDER.sub(_slot, target).partition("#")[0].partition("?")[0]
-    return ["{id}" if _looks_like_an_id(segment) else segment for segment in path.split("/")]
+    return ["{id}" if looks_like_an_id(segment) else segment for segment in path.split("/")]
 
 
 def _slot(match: re.Match[str]) -> str:
@@ -58,7 +58,8 @@ def _slot(match: re.Match[str]) -> str:
     return "{" + (re.sub(r"\W", "_", name) or "id") + "}"
 
 
-def _looks_like_an_id(segment: str) -> bool:
+def looks_like_an_id(segment: str) -> bool:
+    """Whether a segment of a path is a value rather than a word of the interface."""
     if "{" in segment or _VERSION.fullmatch(segment) or _ASSET.fullmatch(segment):
         return False
     return any(map(str.isdigit, segment)) or _CODE.fullmatch(segment) is not None

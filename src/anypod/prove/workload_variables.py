@@ -11,6 +11,7 @@ import hashlib
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anypod.prove.workload_reference import PLACEHOLDER, Reference
@@ -41,9 +42,14 @@ class Definition:
 
 
 class Variables:
-    """Every definition of a file; a request sees the last one above it, else the first one below."""
+    """Every definition of a file; a request sees the last one above it, else the first one below.
 
-    def __init__(self) -> None:
+    Args:
+        private: values for names that the file does not define.
+    """
+
+    def __init__(self, private: Mapping[str, str] | None = None) -> None:
+        self._private = private or {}
         self._definitions: dict[str, list[Definition]] = {}
         self._now = time.time()
 
@@ -87,6 +93,8 @@ class Variables:
 
     def _value(self, name: str, line: int, inside: tuple[str, ...]) -> str:
         definitions = self._definitions.get(name)
+        if definitions is None and name in self._private:
+            return self._private[name]
         if definitions is None:
             known = ", ".join(sorted(self._definitions)) or "none"
             message = (

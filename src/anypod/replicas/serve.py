@@ -87,7 +87,15 @@ def _serve_wsgi(application: Any, listening: socket.socket, ready: Ready) -> Non
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # waitress ends on SystemExit by letting its workers finish.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server = create_server(application, sockets=[listening], threads=_THREADS)
+    server = create_server(
+        application,
+        sockets=[listening],
+        threads=_THREADS,
+        # The workload says what a proxy in front would say, as to gunicorn and uvicorn.
+        trusted_proxy="127.0.0.1",
+        trusted_proxy_headers={"x-forwarded-proto"},
+        clear_untrusted_proxy_headers=False,
+    )
     ready()
     server.run()
 

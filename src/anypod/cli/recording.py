@@ -1,0 +1,121 @@
+"""`anypod prove APP --record`: click through the service, and have a workload."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from anypod.errors import ConfigurationError
+from anypod.prove.recording import Recording, Written
+from anypod.prove.recording_front import CannotListen, listen, record
+from anypod.replicas import Application, ReplicaError
+
+FOLDER = Path(".anypod")  # ours, in the project; it hides itself from version control
+DEFAULT = FOLDER / "recorded.http"
+_LAST = FOLDER / "last"
+
+
+def last() -> Path:
+    """The workload that was recorded last in this folder.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        path = Path(_LAST.read_text().strip())
+    except OSError:
+        message = "nothing was recorded in this folder yet: anypod prove APP --record"
+        raise ConfigurationError(message) from None
+    if not path.exists():
+        message = f"the last recording, {path}, is not there any more: anypod prove APP --record"
+        raise ConfigurationError(message)
+    return path
+
+
+def remember(path: Path) -> None:
+    """Let `--last` mean this workload."""
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / ".gitignore").write_text("*\n")
+    _LAST.write_text(f"{path}\n")
+
+
+def run(
+    path: Path,
+    *,
+    port: int | None,
+    application: Application,
+    again: str,
+    start_timeout: float,
+    shared: tuple[Path, ...],
+    allow_hosts: frozenset[str],
+) -> int:
+    """Record until Ctrl-C; the exit code.
+
+    Args:
+        path: of the workload that is written.
+        port: where to listen; None takes 8000 or one of the next.
+        application: what runs.
+        again: the command line that proves the recording.
+        start_timeout: seconds for the start.
+        shared: paths inside the project that are volumes.
+        allow_hosts: hosts besides this machine that the service may reach.
+    """
+    recording = Recording(path, f"Recorded by `anypod prove {application.name} --record`.")
+    try:
+        with listen(port) as listening:
+            at = f"http://localhost:{listening.getsockname()[1]}"
+
+            def ready() -> None:
+                print(f"recording {application.name} at {at}", flush=True)
+                print("      click through it, then press Ctrl-C", flush=True)
+
+            notes = record(
+                application,
+                recording,
+                listening,
+                ready=ready,
+                start_timeout=start_timeout,
+                shared=shared,
+                allow_hosts=allow_hosts,
+            )
+    except (CannotListen, ReplicaError) as wrong:
+        text = "\n".join(filter(None, (str(wrong), getattr(wrong, "traceback", "").rstrip())))
+        print(f"anypod prove: {text}", file=sys.stderr)
+        return 2
+    return finish(recording, again, notes)
+
+
+def finish(recording: Recording, again: str, notes: tuple[str, ...] = ()) -> int:
+    """Write a recording and say what is in it; the exit code."""
+    try:
+        written = recording.write()
+        if written.path is not None:
+            remember(written.path)
+    except OSError as failed:
+        reason = failed.strerror or failed
+        print(f"anypod prove: cannot write {recording.path}: {reason}", file=sys.stderr)
+        return 2
+    for note in (*notes, *written.notes):
+        print(f"note  {note}", file=sys.stderr)
+    if written.path is None:
+        print("anypod prove: no request was recorded", file=sys.stderr)
+        return 2
+    print(f"{written.path}: {told(written)}")
+    print(f"next: {again}")
+    return 0
+
+
+def told(written: Written) -> str:
+    """What a recording holds, in words."""
+    parts = [
+        _count(written.requests, "request"),
+        _count(written.clients, "client"),
+        f"{_count(written.bound, 'value')} taken from answers",
+    ]
+    if written.secrets:
+        parts.append(f"{_count(written.secrets, 'secret')} kept beside it")
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
