@@ -94,6 +94,29 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """One delivery of a reduced difference, so that it can be played again.
+
+    Attributes:
+        step: index of the step in the workload.
+        request: the step's method and target as the workload has them, to know it again.
+        slot: the place whose replica got it.
+        life: which process of that place.
+        duplicate: the second delivery of a step.
+        lost: the answer never reached the client.
+        overlaps: sent at the same moment as the one before it.
+    """
+
+    step: int
+    request: str
+    slot: int
+    life: int
+    duplicate: bool
+    lost: bool
+    overlaps: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """A difference that was reduced and confirmed.
 
@@ -104,6 +127,7 @@ class Divergence:
         also: other schedules that show the same.
         alone: the same requests with what one replica answered, beside `requests`.
         accepted: the reason for which somebody accepted it; empty if nobody did.
+        replay: the deliveries of `requests`, to play them again.
         requests: the few requests that show it, in order; the last one's answer differs.
         where: the place in the answer ("status", "body $.count").
         expected: what one replica answers there.
@@ -128,6 +152,7 @@ class Divergence:
     also: tuple[Kind, ...] = ()
     alone: tuple[Told, ...] = ()
     accepted: str = ""
+    replay: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from anypod.prove import cause as causes
 from anypod.prove.compare import Difference
-from anypod.prove.events import Divergence, Stale, Told
+from anypod.prove.events import Divergence, Kept, Stale, Told
 from anypod.prove.guesses import Nearness, guesses
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Copy, Played, play
-from anypod.prove.schedules import Kind, Schedule, one_replica
+from anypod.prove.schedules import Delivery, Kind, Schedule, one_replica
 from anypod.prove.shrink import Positions, reduce
 from anypod.prove.verify import Outcome, Replay, Replayed, Verification
 from anypod.prove.workload import Workload, route
@@ -115,7 +115,7 @@ class Explainer:
                 if not self._shows(prefix, positions | {target}, suspect.step):
                     continue
                 schedule = prefix.keep(positions | {target})
-                return Again() if _kind(schedule) in told_before else self._tell(schedule, suspect)
+                return Again() if _kind(schedule) in told_before else self.tell(schedule, suspect)
         kept = reduce(
             self._candidates(prefix, suspect),
             lambda positions: self._shows(prefix, positions | {target}, suspect.step),
@@ -124,7 +124,7 @@ class Explainer:
         )
         if kept is None:
             return None
-        return self._tell(prefix.keep(kept | {target}), suspect)
+        return self.tell(prefix.keep(kept | {target}), suspect)
 
     # --- reduction
 
@@ -202,7 +202,15 @@ class Explainer:
 
     # --- telling
 
-    def _tell(self, schedule: Schedule, suspect: Suspect) -> Explanation | None:
+    def tell(self, schedule: Schedule, suspect: Suspect) -> Explanation | None:
+        """Confirm and name a suspect of a schedule that is reduced already.
+
+        Returns:
+            The explanation; None when the difference did not come back.
+
+        Raises:
+            Stopped: the clock said so.
+        """
         confirmed = 0
         shown: _Pair | None = None
         for replay in range(CONFIRMATIONS):
@@ -256,6 +264,7 @@ class Explainer:
             confirmed=confirmed,
             rule=causes.rule(kind, found, blamed),
             hint=hint,
+            replay=kept(schedule.deliveries, self.workload),
         )
 
     def _replay(self, schedule: Schedule, step: int, expected: Trace) -> Replay:
@@ -326,6 +335,14 @@ def _kind(schedule: Schedule) -> Kind:
     *earlier, reader = schedule.deliveries
     visited = any((d.slot, d.life) == (reader.slot, reader.life) for d in earlier)
     return Kind.STALE_COPY if visited else Kind.ANOTHER_POD
+
+
+def kept(deliveries: tuple[Delivery, ...], workload: Workload) -> tuple[Kept, ...]:
+    """Deliveries as they are saved, to be played again."""
+    return tuple(
+        Kept(d.step, workload.steps[d.step].label, d.slot, d.life, d.duplicate, d.lost, d.overlaps)
+        for d in deliveries
+    )
 
 
 def told(exchanges: tuple[Exchange, ...], *, moves: bool, rolls: bool = False) -> tuple[Told, ...]:

@@ -21,7 +21,7 @@ from itertools import combinations
 
 from anypod.prove.compare import Difference
 from anypod.prove.events import Contended, Divergence
-from anypod.prove.explain import CONFIRMATIONS, told
+from anypod.prove.explain import CONFIRMATIONS, kept, told
 from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, Response, Trace
@@ -140,13 +140,21 @@ class Race:
             return found
         few = self._closed({found.difference.step_index})
         steps = few if few < related and isinstance(self._try(few), _Shown) else related
+        return self.again(steps) or self._divergence(found, 0, steps)
+
+    def again(self, steps: frozenset[int]) -> Divergence | None:
+        """The difference that an overlap makes among these steps, tried as often as confirms one.
+
+        Raises:
+            Stopped: the clock said so.
+        """
         shown: _Shown | None = None
         confirmed = 0
         for _ in range(CONFIRMATIONS):
-            again = self._try(steps)
-            if isinstance(again, _Shown):
-                shown, confirmed = again, confirmed + 1
-        return self._divergence(shown or found, confirmed)
+            found = self._try(steps)
+            if isinstance(found, _Shown):
+                shown, confirmed = found, confirmed + 1
+        return None if shown is None else self._divergence(shown, confirmed, steps)
 
     # --- which steps
 
@@ -294,7 +302,7 @@ class Race:
     def _name(self, step: int) -> str:
         return route(self.workload.steps[step])
 
-    def _divergence(self, shown: _Shown, confirmed: int) -> Divergence:
+    def _divergence(self, shown: _Shown, confirmed: int, steps: frozenset[int]) -> Divergence:
         last = shown.difference.step_index
         # Up to the answer that differs; the pair is told whole even if it is one of the two.
         until = max(
@@ -318,6 +326,7 @@ class Race:
             got=shown.difference.got,
             confirmed=confirmed,
             rule="POD107",
+            replay=kept(self._both(steps, together=True).deliveries, self.workload),
             hint=f"{' and '.join(names)} at the same moment came out as in neither order: change it in "
             "one atomic step, such as a conditional UPDATE or a unique constraint",
         )

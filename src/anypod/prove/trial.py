@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from anypod.prove.baseline import APART, Baseline
 from anypod.prove.compare import Noise, ResetIncomplete
 from anypod.prove.events import Contended, Divergence, NotRetrySafe
-from anypod.prove.explain import CONFIRMATIONS, Again, Explainer, Explanation, Suspect, told
+from anypod.prove.explain import CONFIRMATIONS, Again, Explainer, Explanation, Suspect, kept, told
 from anypod.prove.fleet import Deadline, Importing
 from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
@@ -22,7 +22,7 @@ from anypod.prove.model import Trace
 from anypod.prove.overlap import Pairing, Race
 from anypod.prove.plan import Run
 from anypod.prove.player import Clock, Played, Stopped, play
-from anypod.prove.schedules import Kind, Retry, Schedule, one_replica, retry
+from anypod.prove.schedules import Delivery, Kind, Retry, Schedule, one_replica, retry
 from anypod.prove.workload import Workload, route
 from anypod.replicas import World
 
@@ -126,7 +126,7 @@ class Trial:
 
         def job(world: World) -> Ran:
             try:
-                with self._world_for(run.schedule, world) as chosen:
+                with self.world_for(run.schedule, world) as chosen:
                     played, suspects = self._try(chosen, run.schedule, self.runs)
             except Stopped:
                 return Ran(run, played=False)
@@ -139,8 +139,8 @@ class Trial:
 
         def job(world: World) -> Explained:
             try:
-                with self._world_for(suspect.schedule, world) as chosen:
-                    return Explained(suspect, self._explainer(chosen).explain(suspect))
+                with self.world_for(suspect.schedule, world) as chosen:
+                    return Explained(suspect, self.explainer(chosen).explain(suspect))
             except Stopped:
                 return Explained(suspect, None, finished=False)
 
@@ -180,7 +180,7 @@ class Trial:
         unexplained: list[Suspect],
         escapes: dict[str, None],
     ) -> None:
-        explainer = self._explainer(world)
+        explainer = self.explainer(world)
         together = True
         while twice:
             batches = [twice] if together else [{step} for step in sorted(twice)]
@@ -233,7 +233,7 @@ class Trial:
 
         def job(world: World) -> Overlapped:
             def play(schedule: Schedule) -> Played:
-                return self._play(world, schedule, self.runs)
+                return self.play(world, schedule, self.runs)
 
             race = Race(self.workload, pairing, self.nearness, self.judge, play)
             try:
@@ -274,6 +274,7 @@ class Trial:
                         got=difference.got,
                         confirmed=times[step],
                         rule="POD109",
+                        replay=kept((Delivery(step, 0), Delivery(step, 1)), self.workload),
                         hint="the answer depends on the process alone: a hash seed, a host name, a "
                         "process id, or a secret drawn at import; take it from configuration",
                     )
@@ -288,7 +289,7 @@ class Trial:
 
         def alone(slot: int) -> Trace:
             schedule = Schedule(Kind.IDENTITY, "one replica", one_replica(steps, slot=slot))
-            return self._play(world, schedule, self.explanations).trace
+            return self.play(world, schedule, self.explanations).trace
 
         first = alone(0)
         ended = time.monotonic()
@@ -302,7 +303,7 @@ class Trial:
 
     # --- shared by the jobs
 
-    def _world_for(self, schedule: Schedule, world: World) -> AbstractContextManager[World]:
+    def world_for(self, schedule: Schedule, world: World) -> AbstractContextManager[World]:
         """Where to play a schedule: a deploy needs starts that are imports."""
         if schedule.rolls and world.forks:
             return self.importing.alone()
@@ -311,15 +312,17 @@ class Trial:
     def _try(
         self, world: World, schedule: Schedule, clock: Clock
     ) -> tuple[Played, tuple[Suspect, ...]]:
-        played = self._play(world, schedule, clock)
+        played = self.play(world, schedule, clock)
         differences = self.judge.differences(self.baseline.trace, played)
         diverged = frozenset(difference.step_index for difference in differences)
         return played, tuple(Suspect(schedule, difference, diverged) for difference in differences)
 
-    def _play(self, world: World, schedule: Schedule, clock: Clock) -> Played:
+    def play(self, world: World, schedule: Schedule, clock: Clock) -> Played:
+        """One run of a schedule."""
         return play(world, self.workload, schedule, timeout=self.timeout, clock=clock)
 
-    def _explainer(self, world: World) -> Explainer:
+    def explainer(self, world: World) -> Explainer:
+        """Who explains suspects on a world."""
         return Explainer(
             world,
             self.workload,

@@ -97,6 +97,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "rule": divergence.rule,
         "hint": divergence.hint,
         "accepted": divergence.accepted,
+        "replay": [asdict(kept) for kept in divergence.replay],
     }
 
 
