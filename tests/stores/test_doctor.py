@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,6 +86,46 @@ def test_a_replica_and_missing_rights_are_errors(
     assert code == 1
     assert "cannot listen" in text
     assert "pa55" not in text
+
+
+def test_what_only_the_machine_can_be_guilty_of(
+    start: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = start("--appendonly", "yes")
+    monkeypatch.setattr("anypod.stores.redis.doctor.OLDEST", (99, 0))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 100.0)  # this machine's clock is wrong
+    code, text = answer(capsys, "doctor", url)
+    assert code == 1
+    assert "is too old" in text
+    assert "its clock is 100.0 s behind this machine's" in text
+
+
+def test_replicas_that_no_write_can_wait_for_are_an_error(
+    start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = answer(capsys, "doctor", start() + "?wait_replicas=2&wait_timeout=0.01")
+    assert code == 1
+    assert "✗ wait_replicas=2, and 0 are connected: no write can be acknowledged" in text
+
+
+def test_what_a_user_may_not_ask_for_is_said(
+    start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = (
+        "shop on >pa55 ~ap:* ~{ap:* &ap:* +@read +@write +@scripting +@connection +@pubsub +time"
+    )
+    narrow = start("--user", *needed.split()).replace("//", "//shop:pa55@")
+    code, found = findings(capsys, narrow)
+    assert code == 0
+    assert found["this user may not ask for INFO"] == "warning"
+    curious = start("--user", *needed.split(), "+info").replace("//", "//shop:pa55@")
+    code, found = findings(capsys, curious)
+    assert code == 0
+    assert any("may not ask whether there are snapshots" in what for what in found)
+    numbers = json.loads(answer(capsys, "stats", narrow, "--json")[1])
+    assert numbers["used_memory"] is None
+    assert json.loads(answer(capsys, "stats", curious, "--json")[1])["used_memory"] > 0
 
 
 def test_a_sound_file_is_fine_unless_no_other_pod_can_see_it(

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import http.server
-import select
-import shutil
-import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
 import pytest
 import redis
 from tests.servers import Server, free_port, redis_executable, start_redis, wait_until
+from tests.stores.relays import Relay, certificates
 
-from anypod.commands import Add, Existence, Get, PatchDocument, Put, ReadDocument, Total
+from anypod.commands import (
+    Add,
+    Existence,
+    Get,
+    PatchDocument,
+    Publish,
+    Put,
+    ReadDocument,
+    Scan,
+    Total,
+)
 from anypod.errors import ConfigurationError, OutcomeUnknown, RecordError, StoreUnavailable
 from anypod.stores import Store, open_store
-from anypod.stores.redis import channel
+from anypod.stores.conformance.faults import CASES
+from anypod.stores.conformance.ground import fresh
 from anypod.testing import Fault, FaultProxy
 
 KEY = "ap:t:counter:hits:sx"
@@ -125,6 +132,26 @@ def test_users_and_passwords(start: Callable[..., Server]) -> None:
         store.execute(Add("other:key"))
 
 
+RIGHTS = "+@read +@write +@scripting +@connection +@pubsub +time"  # docs/stores.md promises these
+PLACES = "~ap:* ~{ap:* &ap:*"
+
+
+def test_the_rights_that_a_user_needs(start: Callable[..., Server]) -> None:
+    server = start("--user", *f"shop on >pa55 {PLACES} {RIGHTS}".split())
+
+    def opener() -> Store:
+        return open_store(f"redis://shop:pa55@127.0.0.1:{server.port}", namespace="t")
+
+    with opener() as store:
+        for case in CASES:
+            store.execute(case.command(key := fresh(), case.prepare(store, key)))
+        assert store.receive("ap:t:lock:l:sx#me", 0.0) is False
+        listener = store.driver.listen("ap:t:channel:c:")
+        store.execute(Publish("ap:t:channel:c:", b"heard"))
+        assert listener.get(30) == b"heard"
+        listener.close()
+
+
 def test_a_server_that_is_something_else() -> None:
     class Quiet(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -226,57 +253,116 @@ def test_silence_is_bounded(start: Callable[..., Server]) -> None:
         asyncio.run(work())
 
 
-# --- one connection for all tasks of a loop
+def errors(client: redis.Redis, known: str) -> int:
+    """How often a server has answered with an error."""
+    counted = client.info("errorstats").get(f"errorstat_{known}", {"count": 0})
+    return int(counted["count"])
 
 
-def test_commands_of_one_tick_leave_together(proxy: FaultProxy, redis_url: str) -> None:
-    async def work(store: Store) -> None:
-        await store.aexecute(Add(KEY))
-        before = proxy.exchanges
-        replies = await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(50)))
-        assert [reply.value for reply in replies] == list(range(2, 52))
-        assert proxy.exchanges - before == 1
-        assert proxy.connections == 1
+def test_a_server_that_still_loads_its_data_is_waited_for(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    before = start("--dir", str(tmp_path), "--rdbcompression", "no")
+    with redis.Redis(port=before.port) as client:
+        client.mset({f"other:{number}": b"x" * 1_000 for number in range(3_000)})
+        client.save()
+    before.kill()
+    slowly = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    server = start("--dir", str(tmp_path), *slowly)
+    with open_store(f"redis://127.0.0.1:{server.port}?timeout=0.2") as store:
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable, match="still loading its data"):
+                store.execute(Add(KEY))
+        with pytest.raises(StoreUnavailable, match="not tried"):  # nobody waits for it any more
+            store.execute(Add(KEY))
+
+    async def work(store: Store) -> int:
+        added = await store.aexecute(Add(KEY))
         await store.aclose()
+        return added.value
 
-    with open_store(proxy.url(redis_url)) as store:
-        asyncio.run(work(store))
-
-
-def test_waiting_requests_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "MOST_WAITING", 20)
-
-    async def work() -> None:
-        replies = await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(500)))
-        assert sorted(reply.value for reply in replies) == list(range(1, 501))
-        await store.aclose()
-
-    asyncio.run(work())
-
-
-def test_large_requests_wait_for_the_kernel(store: Store) -> None:
-    async def work() -> None:
-        keys = [f"ap:t:map:m:s{number}" for number in range(12)]
-        await asyncio.gather(*(store.aexecute(Put(key, b"x" * 2_000_000)) for key in keys))
-        found = await asyncio.gather(*(store.aexecute(Get(key)) for key in keys))
-        assert all(value is not None and len(value.value) == 2_000_000 for value in found)
-        await store.aclose()
-
-    asyncio.run(work())
+    url = f"redis://127.0.0.1:{server.port}?timeout=60"
+    with (
+        ThreadPoolExecutor(2) as pool,
+        redis.Redis(port=server.port) as client,
+        open_store(url) as store,
+        open_store(url) as other,
+    ):
+        told = errors(client, "LOADING")
+        threaded = pool.submit(store.execute, Add(KEY))
+        wait_until(lambda: errors(client, "LOADING") > told, "a refusal")
+        looped = pool.submit(asyncio.run, work(other))
+        wait_until(lambda: errors(client, "LOADING") > told + 4, "more of them")
+        client.config_set("key-load-delay", 0)
+        assert {threaded.result(60).value, looped.result(60)} == {1, 2}
 
 
-def test_a_lost_connection_tells_only_those_it_concerns(proxy: FaultProxy, redis_url: str) -> None:
-    async def work(store: Store) -> None:
-        await store.aexecute(Add(KEY))
-        proxy.inject(Fault.BEFORE_REPLY)
-        first = asyncio.ensure_future(store.aexecute(Add(KEY)))
-        with pytest.raises(OutcomeUnknown):
-            await first
-        assert (await store.aexecute(Add(KEY))).value == 3, "the unknown one had been executed"
-        await store.aclose()
+def test_a_server_that_is_busy_with_a_script(start: Callable[..., Server]) -> None:
+    server = start("--lua-time-limit", "20")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        redis.Redis(port=server.port, retry=None) as client,
+        redis.Redis(port=server.port) as victim,
+        open_store(f"redis://127.0.0.1:{server.port}?timeout=0.3") as store,
+    ):
+        store.execute(Add(KEY))
+        endless = pool.submit(victim.eval, "while true do end", 0)
+        wait_until(lambda: _busy(client), "the script that does not end")
+        with pytest.raises(StoreUnavailable, match="busy with somebody's script"):
+            store.execute(Add(KEY))
+        client.script_kill()
+        with pytest.raises(redis.ResponseError):
+            endless.result(30)
+        assert store.execute(Add(KEY)).value == 2
 
-    with open_store(proxy.url(redis_url)) as store:
-        asyncio.run(work(store))
+
+def _busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as failure:
+        return str(failure).startswith("BUSY")
+    return False
+
+
+def test_a_walk_begins_again_when_the_server_was_started_again(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    keys = {f"ap:t:map:walk:s{number}" for number in range(300)}
+    server = start("--dir", str(tmp_path))
+    met: set[str] = set()
+    with open_store(f"redis://127.0.0.1:{server.port}") as store:
+        for key in keys:
+            store.execute(Put(key, b"x"))
+        after: str | None = ""
+        while after is not None and len(met) < 150:
+            page = store.execute(Scan("ap:t:map:walk:", after, 10))
+            met.update(key for key, _ in page.items)
+            after = page.after
+        with redis.Redis(port=server.port) as client:
+            client.save()
+        server.kill()
+        again = start_redis(redis_executable(), "--dir", str(tmp_path), port=server.port)
+        try:
+            while after is not None:
+                page = store.execute(Scan("ap:t:map:walk:", after, 10))
+                met.update(key for key, _ in page.items)
+                after = page.after
+        finally:
+            again.stop()
+    assert met == keys
+
+
+def test_a_wait_ends_when_the_server_is_demoted(start: Callable[..., Server]) -> None:
+    server = start()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        redis.Redis(port=server.port) as client,
+        open_store(f"redis://127.0.0.1:{server.port}") as store,
+    ):
+        waiting = pool.submit(store.receive, "ap:t:lock:l:sx#me", 60.0)
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "the wait")
+        client.replicaof("127.0.0.1", free_port())
+        assert waiting.result(30) is False
 
 
 def test_what_only_reads_is_asked_again(proxy: FaultProxy, redis_url: str) -> None:
@@ -305,11 +391,9 @@ def test_odd_names_survive_lua(store: Store) -> None:
 
 
 def test_tls(redis_server: Server, redis_url: str, tmp_path: Path) -> None:
-    certificate, key = certificates(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with TLSProxy(context, redis_server.port) as proxy:
-        good = f"rediss://localhost:{proxy.port}?ssl_ca_certs={certificate}"
+    context, certificate = certificates(tmp_path)
+    with Relay(redis_server.port, context=context) as relay:
+        good = f"rediss://localhost:{relay.port}?ssl_ca_certs={certificate}"
         with open_store(good) as store:
             for number in range(1, 5):
                 assert store.execute(Add(KEY)).value == number
@@ -321,76 +405,7 @@ def test_tls(redis_server: Server, redis_url: str, tmp_path: Path) -> None:
                 await store.aclose()
 
             asyncio.run(work())
-            assert proxy.connections == 2, "TLS connections are used again"
-        bad = f"rediss://localhost:{proxy.port}"
+            assert relay.connections == 2, "TLS connections are used again"
+        bad = f"rediss://localhost:{relay.port}"
         with open_store(bad) as store, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
             store.execute(Add(KEY))
-
-
-class TLSProxy:
-    """Speaks TLS to clients and plain TCP to a server, because the servers from wheels have no TLS."""
-
-    def __init__(self, context: ssl.SSLContext, upstream: int) -> None:
-        self._context = context
-        self._upstream = upstream
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.connections = 0
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            plain, _ = self._listener.accept()
-            if not self._upstream:
-                plain.close()
-                return
-            try:
-                client = self._context.wrap_socket(plain, server_side=True)
-            except (ssl.SSLError, OSError):
-                plain.close()
-                continue
-            self.connections += 1
-            server = socket.create_connection(("127.0.0.1", self._upstream))
-            thread = threading.Thread(target=self._relay, args=(client, server))
-            thread.start()
-            self._threads.append(thread)
-
-    def _relay(self, client: ssl.SSLSocket, server: socket.socket) -> None:
-        with client, server:
-            while True:
-                readable = (
-                    [client] if client.pending() else select.select([client, server], [], [])[0]
-                )
-                source, sink = (client, server) if client in readable else (server, client)
-                data = source.recv(65536)
-                if not data:
-                    return
-                sink.sendall(data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._upstream = 0
-        socket.create_connection(("127.0.0.1", self.port)).close()
-        for thread in self._threads:
-            thread.join(10)
-        self._listener.close()
-
-
-def certificates(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and its key."""
-    openssl = shutil.which("openssl") or pytest.skip("no openssl to make a certificate with")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key

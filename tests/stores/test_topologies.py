@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import json
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Self
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,73 +16,21 @@ from tests.servers import (
     Cluster,
     Server,
     Watched,
+    redis_executable,
     start_cluster,
     start_watched,
     valkey_executable,
     wait_until,
 )
+from tests.stores.relays import Relay, certificates
+from tests.stores.topologies import KEY, Traffic, walked
 
 from anypod.cli import main
-from anypod.commands import Acquire, Add, Publish, Put, Release, Scan, Total, mailbox
+from anypod.commands import Acquire, Add, Get, Publish, Put, Release, Total, mailbox
 from anypod.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from anypod.stores import Store, open_store
 
-KEY = "ap:t:counter:hits:sx"
-
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("topologies")]
-
-
-@dataclass
-class Traffic:
-    """Steps of one counter from several threads, and what was said about each."""
-
-    store: Store
-    acknowledged: list[int] = field(default_factory=list)
-    unknown: int = 0
-    refused: int = 0
-    failures: list[BaseException] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(3)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.acknowledged.append(self.store.execute(Add(KEY)).value)
-            except OutcomeUnknown:
-                self.unknown += 1
-            except StoreUnavailable:
-                self.refused += 1
-                self._stop.wait(0.01)
-            except BaseException as failure:  # noqa: BLE001  # raised again at the end
-                self.failures.append(failure)
-                return
-
-    def await_more(self, number: int = 50) -> None:
-        """Wait until so many more steps were acknowledged."""
-        goal = len(self.acknowledged) + number
-        wait_until(
-            lambda: self.failures or len(self.acknowledged) >= goal, f"{number} more steps", 60
-        )
-
-    def __exit__(self, *failure: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-        if self.failures:
-            raise self.failures[0]
-
-    def check(self, total: int) -> None:
-        """Nothing acknowledged was lost, nothing was done twice."""
-        told = len(self.acknowledged)
-        assert len(set(self.acknowledged)) == told, "one step was acknowledged twice"
-        assert told <= total <= told + self.unknown, (
-            f"{told} acknowledged, {self.unknown} unknown, {self.refused} refused, and then {total}"
-        )
 
 
 @pytest.fixture
@@ -123,93 +72,22 @@ def _replicated(primary: Server) -> bool:
     return bool(about["slave0"]["offset"] == about["master_repl_offset"])
 
 
-def migrate(cluster: Cluster, slot: int) -> tuple[Server, Server]:
-    """Begin to move a slot to another primary; its keys are still where they were."""
-    source = cluster.owner(slot)
-    slots = cluster.ask(source, "CLUSTER", "SLOTS")
-    ports = {primary[1] for _, _, primary, *_ in slots}
-    target = next(n for n in cluster.nodes if n.port in ports and n.port != source.port)
-    cluster.ask(
-        target, "CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.ask(source, "CLUSTER", "MYID")
-    )
-    cluster.ask(
-        source, "CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.ask(target, "CLUSTER", "MYID")
-    )
-    return source, target
-
-
-def move_keys(cluster: Cluster, slot: int, source: Server, target: Server) -> None:
-    for key in cluster.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
-        cluster.ask(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
-
-
-def finish(cluster: Cluster, slot: int, target: Server) -> None:
-    identity = cluster.ask(target, "CLUSTER", "MYID")
-    for node in (target, *cluster.living()):
-        with redis.Redis(port=node.port) as client:
-            if client.info("replication")["role"] == "master":
-                cluster.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", identity)
-
-
-def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
-    slot = key_slot(KEY.encode())
-    with open_store(f"redis+cluster://{cluster.hosts}") as store:
-        with Traffic(store) as traffic:
-            traffic.await_more()
-            source, target = migrate(cluster, slot)
-            traffic.await_more()
-            move_keys(cluster, slot, source, target)
-            traffic.await_more()  # by ASK
-            finish(cluster, slot, target)
-            traffic.await_more()  # by MOVED
-        assert traffic.unknown == traffic.refused == 0
-        traffic.check(store.execute(Total(KEY)))
-
-        async def work() -> None:
-            source, target = migrate(cluster, slot)
-            await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(20)))
-            move_keys(cluster, slot, source, target)
-            await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(20)))
-            finish(cluster, slot, target)
-            await asyncio.gather(*(store.aexecute(Add(KEY)) for _ in range(20)))
-            await store.aclose()
-
-        before = store.execute(Total(KEY))
-        asyncio.run(work())
-        assert store.execute(Total(KEY)) == before + 60
-
-
-def test_two_keys_of_a_moving_slot_wait_until_they_are_together(cluster: Cluster) -> None:
-    slot = key_slot(KEY.encode())
-    with open_store(f"redis+cluster://{cluster.hosts}") as store:
-        assert store.execute(Add(KEY, once="a")).value == 1
-        source, target = migrate(cluster, slot)
-        cluster.ask(source, "MIGRATE", "127.0.0.1", target.port, KEY, 0, 5000)
-        done: list[int] = []
-        thread = threading.Thread(
-            target=lambda: done.append(store.execute(Add(KEY, once="a")).value)
-        )
-        thread.start()  # the counter is there, its operation id still here
-        move_keys(cluster, slot, source, target)
-        finish(cluster, slot, target)
-        thread.join(30)
-        assert done == [1]
-
-
 def test_a_walk_meets_the_values_of_every_node(redis_cluster: Cluster) -> None:
     with open_store(f"redis+cluster://{redis_cluster.hosts}") as store:
         keys = {f"ap:t:map:walk:s{number}" for number in range(300)}
         for key in keys:
             store.execute(Put(key, b"x"))
-        met: set[str] = set()
-        after: str | None = ""
-        while after is not None:
-            page = store.execute(Scan("ap:t:map:walk:", after))
-            met.update(key for key, _ in page.items)
-            after = page.after
-        assert met == keys
+        assert walked(store, "ap:t:map:walk:") == keys
         replies = store.driver.execute_many([Add(key.replace("map", "counter")) for key in keys])
         assert [reply.value for reply in replies] == [1] * 300
+
+
+@pytest.fixture
+def bare() -> Iterator[Cluster]:
+    """Three primaries without replicas, which are started sooner."""
+    cluster = start_cluster(redis_executable(), replicas=0)
+    yield cluster
+    cluster.stop()
 
 
 def test_a_cluster_passes_messages_on(redis_cluster: Cluster) -> None:
@@ -243,8 +121,26 @@ def test_the_doctor_finds_slots_without_an_owner(
     capsys.readouterr()
     assert main(["store", "doctor", url]) == 1
     assert "1 of the cluster's 16384 slots have no owner" in capsys.readouterr().out
-    with open_store(url) as store, pytest.raises(StoreUnavailable, match="slot"):
+    hasty = open_store(url + "?timeout=0.1")
+    with hasty as store, pytest.raises(StoreUnavailable, match="slot"):
         store.execute(Add(KEY))
+
+
+def test_the_doctor_asks_every_primary(bare: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"redis+cluster://{bare.hosts}"
+    guilty = bare.nodes[1]
+    bare.ask(guilty, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with open_store(url) as store:
+        for number in range(30):
+            store.execute(Add(f"ap:t:counter:c:s{number}"))
+    assert main(["store", "stats", url, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert (numbers["keys"], numbers["primaries"]) == (30, 3)
+    assert main(["store", "doctor", url]) == 1
+    said = capsys.readouterr().out
+    assert f"✗ 127.0.0.1:{guilty.port}: maxmemory-policy allkeys-lru" in said
+    assert said.count("maxmemory-policy") == 2, "found once, and named in its remedy"
+    assert "  ! no persistence" in said, "what all of them say is said once"
 
 
 # --- Sentinel
@@ -331,6 +227,77 @@ def test_a_write_that_too_few_replicas_have_is_not_acknowledged(redis_server: Se
             await store.aclose()
 
         asyncio.run(work())
+
+
+def test_writes_that_replicas_have(redis_cluster: Cluster, redis_watched: Watched) -> None:
+    async def work(store: Store, key: str) -> None:
+        assert (await store.aexecute(Add(key))).value == 2
+        await store.aclose()
+
+    for url in (f"redis+cluster://{redis_cluster.hosts}", redis_watched.url):
+        keys = [f"ap:t:counter:{uuid.uuid4().hex}:sx" for _ in range(20)]
+        with open_store(url + "?wait_replicas=1&wait_timeout=30&timeout=30") as store:
+            for _ in range(2):
+                replies = store.driver.execute_many([Add(key) for key in keys[1:]])
+            assert [reply.value for reply in replies] == [2] * 19
+            assert store.execute(Add(keys[0])).value == 1
+            asyncio.run(work(store, keys[0]))
+        wide = "?wait_replicas=5&wait_timeout=0.05"
+        with open_store(url + wide) as store:
+            said = store.driver.execute_many([Total(keys[0]), *(Add(key) for key in keys)])
+            assert said[0] in (2, 3), "before the step or after it"
+            assert all("of 5 replicas had it" in str(reply) for reply in said[1:])
+            assert {store.driver.classify(reply) for reply in said[1:]} == {OutcomeUnknown}
+
+
+def test_sentinels_and_their_primary_over_tls(redis_watched: Watched, tmp_path: Path) -> None:
+    context, certificate = certificates(tmp_path)
+    primary, sentinel = redis_watched.primary(), redis_watched.sentinels[0]
+    key = f"ap:t:counter:{uuid.uuid4().hex}:sx"
+    with (
+        Relay(primary.port, context=context) as data,
+        Relay(sentinel.port, context=context, ports={primary.port: data.port}) as watch,
+    ):
+        url = f"rediss+sentinel://localhost:{watch.port}/{redis_watched.name}"
+        with open_store(f"{url}?ssl_ca_certs={certificate}") as store:
+            assert store.execute(Add(key)).value == 1
+
+            async def work() -> None:
+                assert (await store.aexecute(Add(key))).value == 2
+                await store.aclose()
+
+            asyncio.run(work())
+        assert (watch.connections, data.connections) == (2, 2)
+        with open_store(url) as store, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
+            store.execute(Add(key))
+
+
+def test_a_cluster_over_tls(bare: Cluster, tmp_path: Path) -> None:
+    context, certificate = certificates(tmp_path)
+    with ExitStack() as stack:
+        relays = [stack.enter_context(Relay(node.port, context=context)) for node in bare.nodes]
+        for node, relay in zip(bare.nodes, relays, strict=True):
+            bare.ask(node, "CONFIG", "SET", "cluster-announce-port", relay.port)
+        announced = {relay.port for relay in relays}
+        for node in bare.nodes:
+            wait_until(lambda n=node: _announced(bare, n) == announced, "the relays' announcement")  # type: ignore[misc]
+        hosts = ",".join(f"127.0.0.1:{relay.port}" for relay in relays)
+        with open_store(f"rediss+cluster://{hosts}?ssl_ca_certs={certificate}") as store:
+            keys = [f"ap:t:map:walk:s{number}" for number in range(50)]
+            for key in keys:
+                store.execute(Put(key, b"x"))
+            assert walked(store, "ap:t:map:walk:") == set(keys)
+
+            async def work() -> None:
+                found = await asyncio.gather(*(store.aexecute(Get(key)) for key in keys))
+                assert all(found)
+                await store.aclose()
+
+            asyncio.run(work())
+
+
+def _announced(cluster: Cluster, node: Server) -> set[int]:
+    return {primary[1] for _, _, primary, *_ in cluster.ask(node, "CLUSTER", "SLOTS")}
 
 
 def test_a_lock_is_handed_over_on_a_cluster(redis_cluster: Cluster) -> None:

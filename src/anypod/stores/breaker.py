@@ -31,7 +31,7 @@ class Breaker:
         clock: seconds, monotonic.
     """
 
-    __slots__ = ("_clock", "_last", "_pause", "_until", "failures")
+    __slots__ = ("_clock", "_counted", "_last", "_pause", "_until", "failures")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures = 0  # in a row
@@ -39,6 +39,7 @@ class Breaker:
         self._pause = FIRST_PAUSE
         self._until = 0.0
         self._last = ""
+        self._counted: Exception | None = None
 
     def enter(self) -> None:
         """Let a command pass, or refuse it.
@@ -57,7 +58,10 @@ class Breaker:
         self._until = now + self._pause  # this one looks; the others go on waiting
 
     def failed(self, failure: Exception) -> None:
-        """A command did not reach the engine."""
+        """A command did not reach the engine; those that one lost connection took along count once."""
+        if failure is self._counted:
+            return
+        self._counted = failure
         self.failures += 1
         self._last = str(failure) or type(failure).__name__
         if self.failures >= THRESHOLD:
@@ -68,4 +72,5 @@ class Breaker:
     def succeeded(self) -> None:
         """The engine is there."""
         self.failures = 0
+        self._counted = None
         self._pause = FIRST_PAUSE

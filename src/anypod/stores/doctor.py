@@ -146,7 +146,13 @@ def _abilities(store: Store) -> Iterator[Finding]:
         written = store.execute(c.Put(_scratch("clock"), b"", ttl=SCRATCH_TTL)).current
     except StoreError:
         return
-    skew = 0.0 if written is None else written.version / 1e6 - time.time()
+    if written is not None:
+        yield from skewed(written.version / 1e6)
+
+
+def skewed(shown: float) -> Iterator[Finding]:
+    """What to say about a clock of the store's that shows this many seconds since 1970."""
+    skew = shown - time.time()
     if abs(skew) > SKEW:
         yield warning(
             f"its clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this machine's",

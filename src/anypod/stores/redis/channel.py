@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -125,12 +125,26 @@ class Channel:
         while len(self._sent) + len(self._unsent) >= MOST_WAITING:
             self._room.clear()
             await self._room.wait()
+        return await self._queued(payload)
+
+    async def pipeline(self, payloads: Sequence[bytes]) -> list[Any]:
+        """Send requests together, nobody else's between them, and return their replies.
+
+        Raises:
+            NotSent, ReplyLost, redis.RedisError: what `exchange` says, of the first that failed.
+        """
+        while len(self._sent) + len(self._unsent) >= MOST_WAITING:
+            self._room.clear()
+            await self._room.wait()
+        return await asyncio.gather(*map(self._queued, payloads))
+
+    def _queued(self, payload: bytes) -> asyncio.Future[Any]:
         waiter = self._loop.create_future()
         self._unsent.append((payload, waiter))
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        return await waiter
+        return waiter
 
     def _flush(self) -> None:
         self._flushing = False
@@ -158,6 +172,7 @@ class Channel:
                 wire.write(b"".join(pieces))
         if self._sent and self._watch is None:
             self._watch = self._loop.call_later(self.timeout, self._look)
+        self._make_room()
 
     def _settled(self, wire: _Wire) -> bool:
         """Deal with an idle wire on which something has happened; True if it may be used now."""
@@ -242,7 +257,11 @@ class Channel:
     def progressed(self) -> None:
         """Replies came."""
         self._progress = self._loop.time()
-        if not self._room.is_set() and len(self._sent) < MOST_WAITING // 2:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let those go on who wait for room, once half of what may wait has gone."""
+        if not self._room.is_set() and len(self._sent) + len(self._unsent) <= MOST_WAITING // 2:
             self._room.set()
 
     def resumed(self) -> None:

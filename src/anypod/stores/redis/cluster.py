@@ -10,62 +10,44 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
-import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
 
 import hiredis
 import redis
-from msgspec import structs
 from redis.crc import key_slot
 
-from anypod.commands import Command, Page, Scan
+from anypod.commands import Command, Scan
 from anypod.stores.notices import Subscription
 from anypod.stores.redis.codec import CODECS, Codec, request
+from anypod.stores.redis.course import (
+    LATER,
+    Course,
+    Exchange,
+    Look,
+    arun,
+    pauses,
+    run,
+    word,
+)
 from anypod.stores.redis.dialling import Address, Dialler, dialling
-from anypod.stores.redis.driver import READERS, RedisDriver, answer, carried_out, unknown_script
+from anypod.stores.redis.driver import READERS, RedisDriver
 from anypod.stores.redis.faults import NotSent, ReplyLost
 from anypod.stores.redis.links import Link
 from anypod.stores.redis.node import Node
 from anypod.stores.redis.waiting import ChannelSubscription, box_of, came, mailbox_request
+from anypod.stores.redis.walk import ASKING, page
 
 R = TypeVar("R")
 
 SLOTS: Final = 16_384
-MOST_TURNS: Final = 16  # answers that say "elsewhere" or "later" to one command
-FIRST_PAUSE: Final = 0.01  # seconds after TRYAGAIN, doubled each time
-ASKING: Final = request("ASKING")
+MOST_TURNS: Final = 16  # answers that say "elsewhere" to one command …
+QUICK_TURNS: Final = 4  # … and after so many, nodes are given time to agree
 UNREACHED: Final = (NotSent, redis.RedisError, ConnectionRefusedError)
-ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "NOSCRIPT", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Ask a node."""
-
-    node: Node
-    requests: list[bytes]
-    patience: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait, because the node asked for it."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Ask the cluster who owns what."""
-
-
-Turn = Exchange | Pause | Look
-Course = Generator[Turn, Any, Any]
+ELSEWHERE: Final = ("MOVED", "ASK", "NOSCRIPT")  # another request will be executed
+NOT_NOW: Final = ("READONLY", *LATER)  # this one may be, soon
 
 
 class SlotMap:
@@ -81,6 +63,7 @@ class SlotMap:
         self._seeds = list(seeds)
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, Node] = {}
+        self.names: dict[str, Address] = {}  # a node's identity → where it is
         self._asked = 0  # how often the cluster was asked
         self.forget()
 
@@ -105,6 +88,10 @@ class SlotMap:
         address = self._owners[slot]
         return None if address is None else self.node(address)
 
+    def address(self, slot: int) -> Address | None:
+        """Where the owner of a slot is."""
+        return self._owners[slot]
+
     def moved(self, slot: int, address: Address) -> None:
         """A node has said who has this slot now."""
         self._owners[slot] = address
@@ -128,7 +115,7 @@ class SlotMap:
             if self._asked != asked:
                 return
             self._asked += 1
-            known = [*self._nodes, *self._seeds]
+            known = list({*self.primaries(), *self._seeds})
             random.shuffle(known)
             said: list[str] = []
             for address in known:
@@ -151,7 +138,9 @@ class SlotMap:
         owners: list[Address | None] = [None] * SLOTS
         for first, last, primary, *_ in reply:
             host = (primary[0] or b"").decode() or address[0]
-            owners[first : last + 1] = [(host, primary[1])] * (last + 1 - first)
+            owner = (host, primary[1])
+            owners[first : last + 1] = [owner] * (last + 1 - first)
+            self.names[primary[2].decode()] = owner
         return owners
 
     def nodes(self) -> list[Node]:
@@ -180,121 +169,90 @@ class ClusterDriver(RedisDriver):
 
     # --- the course of a command
 
-    def _course(
-        self, slot: int, requests: list[bytes], codec: Codec | None, *, reads: bool
+    def _keyed(
+        self, key: str, request_: bytes, codec: Codec | None, reads: bool, until: float
     ) -> Course:
-        """Turn after turn until a node has executed, and its reply; an error of the server's is raised."""
-        wait = [] if reads else self._wait
-        patience = 0.0 if reads else self._patience
+        """Turn after turn until the node that has a key's slot has executed, and its raw reply."""
+        slot = key_slot(key.encode())
+        wait, patience = ([], 0.0) if reads else (self._wait, self._patience)
         node = self._map.owner(slot)
         front: list[bytes] = []
-        looked = lost = False
-        for turn in range(MOST_TURNS):
+        failed: set[type] = set()
+        turns = 0
+        later = pauses(until)
+        while True:
             if node is None:
-                yield Look()
+                yield Look(self._map.refresh)
                 node = self._map.owner(slot)
-                if node is None:
-                    raise NotSent(f"no node of the cluster has slot {slot}")
-            try:
-                replies = yield Exchange(node, [*front, *requests, *wait], patience)
-            except ReplyLost:
-                if not reads or lost:
-                    raise
-                lost, node = True, None
-                continue
-            except UNREACHED:
-                if looked:
-                    raise
-                looked, node = True, None
-                continue
-            reply = replies[len(front)]
-            front = []
-            if not isinstance(reply, hiredis.ReplyError):
-                if wait:
-                    self._confirmed(None, replies[-1])
-                return reply
-            word, *rest = str(reply).split()
-            if word == "MOVED":
-                self._map.moved(slot, _address(rest[1], node))
-                node = self._map.owner(slot)
-            elif word == "ASK":
-                node, front = self._map.node(_address(rest[1], node)), [ASKING]
-            elif unknown_script(reply) and codec is not None:
-                # ASKING is for the next request alone, so the script goes first.
-                front = [codec.script.load, *([ASKING] if front else [])]
-            elif word == "TRYAGAIN":
-                yield Pause(FIRST_PAUSE * 2 ** min(turn, 5))
+            said: Any = NotSent(f"no node of the cluster has slot {slot}")
+            if node is not None:
+                try:
+                    replies = yield Exchange(node, [*front, request_, *wait], patience)
+                    said = replies[len(front)]
+                    if wait and not isinstance(said, Exception):
+                        said = self._confirmed(said, replies[-1])
+                except hiredis.ReplyError as refusal:
+                    said = refusal
+                except (ReplyLost, *UNREACHED) as failure:
+                    kind = ReplyLost if isinstance(failure, ReplyLost) else NotSent
+                    if kind in failed or (kind is ReplyLost and not reads):
+                        raise
+                    failed.add(kind)
+                    node, front = None, []
+                    continue
+            if not isinstance(said, Exception):
+                return said
+            known = word(said)
+            if node is not None and known in ELSEWHERE and turns < MOST_TURNS:
+                turns += 1
+                node, front = self._instead(said, slot, node, codec, asking=bool(front))
+                pause = next(later, None) if turns > QUICK_TURNS else None
+            elif known in NOT_NOW or node is None:
+                # Only TRYAGAIN says that the owner is the same as before.
+                node, front = (self._map.owner(slot) if known == "TRYAGAIN" else None), []
+                pause = next(later, None)
+                if pause is None:
+                    raise said
             else:
-                raise reply
-        raise reply
+                raise said
+            if pause is not None:
+                yield pause
 
-    def _run(self, course: Course) -> Any:
-        try:
-            turn = next(course)
-            while True:
-                try:
-                    if isinstance(turn, Exchange):
-                        reply: Any = turn.node.exchange(turn.requests, turn.patience)
-                        _raise_lost(reply)
-                    elif isinstance(turn, Pause):
-                        reply = None
-                        time.sleep(turn.seconds)
-                    else:
-                        reply = None
-                        self._map.refresh()
-                except Exception as failure:  # noqa: BLE001  # the course decides what it means
-                    turn = course.throw(failure)
-                else:
-                    turn = course.send(reply)
-        except StopIteration as end:
-            return end.value
+    def _instead(
+        self, said: Exception, slot: int, node: Node, codec: Codec | None, *, asking: bool
+    ) -> tuple[Node, list[bytes]]:
+        """Whom to ask next, and what to say first."""
+        if word(said) == "NOSCRIPT" and codec is not None:
+            # ASKING is for the next request alone, so the script goes first.
+            return node, [codec.script.load, *([ASKING] if asking else [])]
+        address = _address(str(said).split()[2], node)
+        if word(said) == "ASK":
+            return self._map.node(address), [ASKING]
+        self._map.moved(slot, address)
+        return self._map.node(address), []
 
-    async def _arun(self, course: Course) -> Any:
-        try:
-            turn = next(course)
-            while True:
-                try:
-                    if isinstance(turn, Exchange):
-                        reply: Any = await turn.node.aexchange(turn.requests, turn.patience)
-                    elif isinstance(turn, Pause):
-                        reply = None
-                        await asyncio.sleep(turn.seconds)
-                    else:
-                        reply = None
-                        await asyncio.to_thread(self._map.refresh)
-                except Exception as failure:  # noqa: BLE001  # the course decides what it means
-                    turn = course.throw(failure)
-                else:
-                    turn = course.send(reply)
-        except StopIteration as end:
-            return end.value
-
-    def _course_of(self, command: Command[Any]) -> Course:
+    def _course_of(self, command: Command[Any], until: float) -> Course:
         codec = CODECS[type(command)]
-        payload = codec.encode(command, round(self.clock_offset * 1_000_000))
+        offset = round(self.clock_offset * 1_000_000)
+        if type(command) is Scan:
+            return (yield from page(command, offset, self._map, until))
+        payload = codec.encode(command, offset)
         reads = type(command) in READERS
-        return self._course(key_slot(command.key.encode()), [payload], codec, reads=reads)
+        return codec.decode((yield from self._keyed(command.key, payload, codec, reads, until)))
 
     # --- the driver
 
     def execute(self, command: Command[R]) -> R:
         """Execute one command on the node that has its slot."""
-        if type(command) is Scan:
-            return cast(R, self._scan(command))
-        reply = self._run(self._course_of(command))
-        return CODECS[type(command)].decode(reply)  # type: ignore[no-any-return]
+        return run(self._course_of(command, self._limit()))  # type: ignore[no-any-return]
 
     async def aexecute(self, command: Command[R]) -> R:
         """Execute one command; those of one tick and one node leave together."""
-        if type(command) is Scan:
-            page: Any = await asyncio.to_thread(self._scan, command)
-            return page  # type: ignore[no-any-return]
-        reply = await self._arun(self._course_of(command))
-        return CODECS[type(command)].decode(reply)  # type: ignore[no-any-return]
+        return await arun(self._course_of(command, self._limit()))  # type: ignore[no-any-return]
 
     def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Execute commands in one pipeline per node; what is elsewhere by now follows one by one."""
-        offset = round(self.clock_offset * 1_000_000)
+        until = self._limit()
         replies: list[Any] = [None] * len(commands)
         by_node: dict[Node, list[int]] = {}
         singly: list[int] = []
@@ -305,65 +263,36 @@ class ClusterDriver(RedisDriver):
             else:
                 by_node.setdefault(node, []).append(place)
         for node, places in by_node.items():
-            codecs = [CODECS[type(commands[place])] for place in places]
-            payloads = [
-                codec.encode(commands[place], offset)
-                for codec, place in zip(codecs, places, strict=True)
-            ]
             try:
-                answers = carried_out(node, codecs, payloads, self._wait, self._patience)
+                answers = self._pipelined(node, [commands[place] for place in places])
             except UNREACHED:
                 singly += places  # nothing was sent: each looks for the new owner
                 continue
             for place, reply in zip(places, answers, strict=True):
                 replies[place] = reply
-                elsewhere = isinstance(reply, hiredis.ReplyError)
-                if elsewhere and str(reply).startswith(ELSEWHERE):
+                if word(reply) in (*ELSEWHERE, *NOT_NOW):
                     singly.append(place)
         for place in singly:
-            try:
-                replies[place] = self.execute(commands[place])
-            except self.errors as failure:
-                replies[place] = failure
+            replies[place] = self._outcome(self._course_of(commands[place], until))
         return replies
-
-    def _scan(self, command: Scan) -> Page:
-        """One page of one node; the cursor says which node comes next."""
-        if not self._map.primaries():
-            self._map.refresh()
-        where, _, cursor = command.after.rpartition("|")
-        host, _, port = where.rpartition(":")
-        here = (host, int(port)) if where else self._map.primaries()[0]
-        codec = CODECS[Scan]
-        payload = codec.encode(
-            structs.replace(command, after=cursor or "0"), round(self.clock_offset * 1_000_000)
-        )
-        reply = self._map.node(here).exchange([payload])[0]
-        if unknown_script(reply):
-            reply = self._map.node(here).exchange([codec.script.load, payload])[1]
-        page: Page = answer(codec, reply)
-        if page.after is not None:
-            return structs.replace(page, after=f"{here[0]}:{here[1]}|{page.after}")
-        later = [address for address in self._map.primaries() if address > here]
-        return structs.replace(page, after=f"{later[0][0]}:{later[0][1]}|0" if later else None)
 
     def receive(self, mailbox: str, seconds: float) -> bool:
         """Take a notification out of a mailbox, on the node of its slot."""
-        node = self._run(self._whose(mailbox))
+        node = run(self._whose(mailbox))
         requests = [mailbox_request(mailbox, seconds)]
-        return _came_here(node.lanes.exchange(requests, max(0.0, seconds))[0])
+        return came(node.lanes.exchange(requests, max(0.0, seconds))[0])
 
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
-        node = await self._arun(self._whose(mailbox))
+        node = await arun(self._whose(mailbox))
         requests = [mailbox_request(mailbox, seconds)]
-        return _came_here((await node.lanes.aexchange(requests, max(0.0, seconds)))[0])
+        return came((await node.lanes.aexchange(requests, max(0.0, seconds)))[0])
 
     def _whose(self, mailbox: str) -> Course:
         """The node that has a mailbox: found out by a command that cannot mislead."""
-        slot = key_slot(box_of(mailbox).encode())
-        yield from self._course(slot, [request("EXISTS", box_of(mailbox))], None, reads=True)
-        owner = self._map.owner(slot)
+        box = box_of(mailbox)
+        yield from self._keyed(box, request("EXISTS", box), None, reads=True, until=self._limit())
+        owner = self._map.owner(key_slot(box.encode()))
         assert owner is not None
         return owner
 
@@ -375,11 +304,12 @@ class ClusterDriver(RedisDriver):
         self._map.refresh()
         return self._dialler.dial(random.choice(self._map.primaries()))
 
-    def ask(self, payload: bytes) -> Any:
-        """The reply of one node to a request of the doctor's."""
-        if not self._map.primaries():
-            self._map.refresh()
-        return self._map.node(self._map.primaries()[0]).exchange([payload])[0]
+    def members(self) -> list[tuple[str, Node]]:
+        """The primaries, by their addresses."""
+        self._map.refresh()
+        return [
+            (f"{host}:{port}", self._map.node((host, port))) for host, port in self._map.primaries()
+        ]
 
     def uncovered(self) -> int:
         """How many slots nobody has."""
@@ -400,19 +330,6 @@ class ClusterDriver(RedisDriver):
         """Close this event loop's connections, and the blocking ones."""
         for node in self._map.nodes():
             await node.aclose()
-
-
-def _raise_lost(replies: list[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, ReplyLost):
-            raise reply
-
-
-def _came_here(reply: Any) -> bool:
-    """A slot that moves while somebody waits there ends the wait; the waiter looks again by itself."""
-    if isinstance(reply, hiredis.ReplyError) and str(reply).startswith((*ELSEWHERE, "UNBLOCKED")):
-        return False
-    return came(reply)
 
 
 def _address(text: str, asked: Node) -> Address:

@@ -296,7 +296,8 @@ def _taken(reply: Any) -> Taken:
 
 def _scan(command: Scan) -> tuple[Part, ...]:
     pattern = re.sub(r"([*?\[\]^\\-])", r"\\\1", command.key) + "*"
-    return command.after or "0", pattern, max(1, command.limit)
+    server, _, cursor = command.after.partition(":")
+    return cursor or "0", pattern, max(1, command.limit), server
 
 
 _SCAN: Final = Script("scan")
@@ -304,16 +305,16 @@ _SCAN: Final = Script("scan")
 
 def _encode_scan(command: Scan, offset: int) -> bytes:
     # No key is named: on a cluster each node is asked for its own.
-    return _SCAN.head(0, 4) + b"".join(map(bulk, (offset, *_scan(command))))
+    return _SCAN.head(0, 5) + b"".join(map(bulk, (offset, *_scan(command))))
 
 
 def _page(reply: Any) -> Page:
-    cursor, *parts = reply
+    cursor, server, *parts = reply
     items = tuple(
         (key.decode(), Versioned(value, version))
         for key, value, version in zip(*(parts[n::3] for n in range(3)), strict=True)
     )
-    return Page(items, None if cursor == b"0" else cursor.decode())
+    return Page(items, None if cursor == b"0" else f"{server.decode()}:{cursor.decode()}")
 
 
 def _codec(

@@ -1,32 +1,41 @@
-"""What only Redis and Valkey can say about themselves: eviction, persistence, memory, role, version."""
+"""What only Redis and Valkey can say about themselves: eviction, persistence, memory, role, version.
+
+On a cluster every primary is asked; what all of them say is said once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from anypod.stores.doctor import Finding, Statistics, error, fine, warning
+from anypod.stores.doctor import Finding, Statistics, error, fine, skewed, warning
 from anypod.stores.redis.codec import request
 
 if TYPE_CHECKING:
-    from anypod.stores.redis import RedisDriver
+    from anypod.stores.redis.driver import RedisDriver
+    from anypod.stores.redis.node import Node
 
 OLDEST: Final = (6, 2)
 FULL: Final = 0.9  # of maxmemory
+COUNTED: Final = (
+    *("used_memory", "maxmemory", "evicted_keys", "expired_keys", "connected_clients"),
+    *("connected_slaves", "instantaneous_ops_per_sec"),
+)
 
 
-def _information(driver: RedisDriver) -> dict[str, str]:
-    """The server's INFO, empty if this user may not ask."""
-    reply = driver.ask(request("INFO"))
+def _information(node: Node) -> dict[str, str]:
+    """A server's INFO, empty if this user may not ask."""
+    reply = node.exchange([request("INFO")])[0]
     if isinstance(reply, Exception):
         return {}
     lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in lines if colon}
 
 
-def _setting(driver: RedisDriver, name: str) -> str | None:
+def _setting(node: Node, name: str) -> str | None:
     """A server setting, None if this user may not ask (managed servers often say no)."""
-    reply: Any = driver.ask(request("CONFIG", "GET", name))
+    reply: Any = node.exchange([request("CONFIG", "GET", name)])[0]
     if isinstance(reply, dict):
         reply = [part for pair in reply.items() for part in pair]
     if isinstance(reply, Exception) or len(reply) != 2:
@@ -35,8 +44,25 @@ def _setting(driver: RedisDriver, name: str) -> str | None:
 
 
 def examine(driver: RedisDriver) -> Iterator[Finding]:
-    """Everything that can be said about the server."""
-    info = _information(driver)
+    """Everything that can be said about the server, or about each primary of a cluster."""
+    yield from _coverage(driver)
+    members = driver.members()
+    said: dict[Finding, list[str]] = {}
+    for name, node in members:
+        try:
+            for finding in _member(driver, node, alone=len(members) == 1):
+                said.setdefault(finding, []).append(name)
+        except driver.errors as failure:
+            yield error(f"{name} cannot be reached: {failure}".lstrip(), "bring it back")
+    for finding, names in said.items():
+        if len(names) < len(members):
+            yield replace(finding, what=f"{', '.join(names)}: {finding.what}")
+        else:
+            yield finding
+
+
+def _member(driver: RedisDriver, node: Node, *, alone: bool) -> Iterator[Finding]:
+    info = _information(node)
     if not info:
         yield warning(
             "this user may not ask for INFO",
@@ -44,15 +70,23 @@ def examine(driver: RedisDriver) -> Iterator[Finding]:
         )
         return
     yield from _version(info)
-    yield from _coverage(driver)
     yield from _role(info)
-    yield from _eviction(info, _setting(driver, "maxmemory-policy"))
-    yield from _persistence(info, _setting(driver, "save"), _setting(driver, "appendfsync"))
+    yield from _followers(info, driver.replicas)
+    yield from _eviction(info, _setting(node, "maxmemory-policy"))
+    yield from _persistence(info, _setting(node, "save"), _setting(node, "appendfsync"))
+    if not alone:
+        reply = node.exchange([request("TIME")])[0]
+        if isinstance(reply, list):
+            yield from skewed(int(reply[0]) + int(reply[1]) / 1e6)
+
+
+def _named(info: dict[str, str]) -> tuple[str, str]:
+    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+    return name, info.get("valkey_version" if name == "Valkey" else "redis_version", "0.0")
 
 
 def _version(info: dict[str, str]) -> Iterator[Finding]:
-    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
-    version = info.get("valkey_version" if name == "Valkey" else "redis_version", "0.0")
+    name, version = _named(info)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         yield error(f"{name} {version} is too old", "anypod needs Redis 6.2 or newer, or Valkey")
     else:
@@ -72,6 +106,15 @@ def _role(info: dict[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         yield error(f"this is a replica of {primary}", "give anypod the primary's address")
+
+
+def _followers(info: dict[str, str], wanted: int) -> Iterator[Finding]:
+    connected = int(info.get("connected_slaves", 0))
+    if connected < wanted:
+        yield error(
+            f"wait_replicas={wanted}, and {connected} are connected: no write can be acknowledged",
+            "start the missing replicas, or lower wait_replicas in the URL",
+        )
 
 
 def _eviction(info: dict[str, str], policy: str | None) -> Iterator[Finding]:
@@ -110,22 +153,36 @@ def _persistence(info: dict[str, str], save: str | None, sync: str | None) -> It
             "no persistence: a restart loses every session, lock and idempotency key",
             "CONFIG SET appendonly yes, and in the server's file too",
         )
+    else:
+        yield warning(
+            "no append-only file, and this user may not ask whether there are snapshots",
+            "grant +config|get, or look in the console of your provider",
+        )
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
         yield error("the last attempt to persist failed", "look at the server's log and its disk")
 
 
 def statistics(driver: RedisDriver) -> Statistics:
-    """Numbers about the server."""
-    info = _information(driver)
-    keys = driver.ask(request("DBSIZE"))
-    numbers: Statistics = {"keys": None if isinstance(keys, Exception) else keys}
-    for name in (
-        *("redis_version", "uptime_in_seconds", "used_memory", "maxmemory", "evicted_keys"),
-        *("expired_keys", "connected_clients", "connected_slaves", "instantaneous_ops_per_sec"),
-    ):
-        text = info.get(name)
-        numbers[name] = int(text) if text is not None and text.isdigit() else text
+    """Numbers about the server; of a cluster, the sums over its primaries."""
+    numbers: Statistics = {}
+    members = driver.members()
+    for _, node in members:
+        info = _information(node)
+        keys = node.exchange([request("DBSIZE")])[0]
+        numbers.setdefault("server", " ".join(_named(info)) if info else None)
+        _count(numbers, "keys", None if isinstance(keys, Exception) else keys)
+        for name in COUNTED:
+            text = info.get(name, "")
+            _count(numbers, name, int(text) if text.isdigit() else None)
+    if len(members) > 1:
+        numbers["primaries"] = len(members)
     return numbers
+
+
+def _count(numbers: Statistics, name: str, number: int | None) -> None:
+    """Add to a sum; what one member does not say nobody knows."""
+    sum_ = numbers.get(name, 0)
+    numbers[name] = sum_ + number if isinstance(sum_, int) and number is not None else None
 
 
 def reap(driver: RedisDriver) -> None:  # noqa: ARG001

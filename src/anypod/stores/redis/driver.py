@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from anypod.stores import forks
 from anypod.stores.driver import Capability, Driver
 from anypod.stores.notices import Subscription
 from anypod.stores.redis.codec import CODECS, Codec, request
+from anypod.stores.redis.course import LATER, Course, Exchange, Leave, arun, pauses, run, word
 from anypod.stores.redis.faults import READABLE, NotReplicated, ReplyLost
 from anypod.stores.redis.node import Node
 from anypod.stores.redis.waiting import ChannelSubscription, came, mailbox_request
@@ -28,7 +30,9 @@ from anypod.stores.redis.waiting import ChannelSubscription, came, mailbox_reque
 R = TypeVar("R")
 
 READERS: Final = frozenset({Get, Inspect, Scan, Total})  # which change nothing, ever
-MOST_ATTEMPTS: Final = 4  # at one command whose attempts did not execute
+MOST_LOADS: Final = 4  # of one script for one command
+DEMOTED: Final = ("READONLY", "UNBLOCKED")  # a server that has become a replica
+AWAY: Final = ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN")  # counts as being out of reach
 
 _OURS: Final = re.compile(r"ANYPOD-(FORMAT|KIND) ?(\S*) ?(\S*)")
 _KINDS: Final = {
@@ -65,7 +69,7 @@ class RedisDriver:
         self._node = node
         self._exchange = node.links.exchange
         self._moves = moves
-        self._replicas = replicas
+        self.replicas = replicas
         self._patience = wait if replicas else 0.0
         self._wait = [request("WAIT", replicas, round(wait * 1000))] if replicas else []
         forks.watch(self)
@@ -74,91 +78,160 @@ class RedisDriver:
         """Execute one command in one exchange."""
         codec = CODECS[type(command)]
         payload = codec.encode(command, round(self.clock_offset * 1_000_000))
-        if self._wait and type(command) not in READERS:
-            return self._executed_widely(codec, payload)  # type: ignore[no-any-return]
-        try:
-            reply = self._exchange(payload)
-        except ReplyLost:
-            if type(command) not in READERS:
-                raise
-            reply = self._exchange(payload)
-        if isinstance(reply, hiredis.ReplyError):
-            for _ in range(MOST_ATTEMPTS):
-                again = self._requests_after(reply, codec, payload)
-                reply = self._node.exchange(again)[-1]
-                if not isinstance(reply, hiredis.ReplyError):
-                    break
-        return answer(codec, reply)  # type: ignore[no-any-return]
+        reads = type(command) in READERS
+        said: Any = None
+        if reads or not self._wait:
+            try:
+                said = self._exchange(payload)
+            except (ReplyLost, hiredis.ReplyError) as failure:
+                said = failure
+            else:
+                if not isinstance(said, hiredis.ReplyError):
+                    return codec.decode(said)  # type: ignore[no-any-return]
+        return run(self._course(payload, codec, reads, self._limit(), said))  # type: ignore[no-any-return]
 
     async def aexecute(self, command: Command[R]) -> R:
         """Execute one command; those of one tick leave together."""
         codec = CODECS[type(command)]
         payload = codec.encode(command, round(self.clock_offset * 1_000_000))
-        if self._wait and type(command) not in READERS:
-            return await self._aexecuted_widely(codec, payload)  # type: ignore[no-any-return]
-        channel = self._node.channel()
-        try:
-            reply = await channel.exchange(payload)
-        except ReplyLost:
-            if type(command) not in READERS:
-                raise
-            reply = await channel.exchange(payload)
-        if isinstance(reply, hiredis.ReplyError):
-            for _ in range(MOST_ATTEMPTS):
-                again = self._requests_after(reply, codec, payload)
-                if self._moves and demoted(reply):
-                    await self._node.aclose()
-                reply = (await self._node.aexchange(again))[-1]
-                if not isinstance(reply, hiredis.ReplyError):
-                    break
-        return answer(codec, reply)  # type: ignore[no-any-return]
+        reads = type(command) in READERS
+        said: Any = None
+        if reads or not self._wait:
+            try:
+                said = await self._node.channel().exchange(payload)
+            except (ReplyLost, hiredis.ReplyError) as failure:
+                said = failure
+            else:
+                if not isinstance(said, hiredis.ReplyError):
+                    return codec.decode(said)  # type: ignore[no-any-return]
+        return await arun(self._course(payload, codec, reads, self._limit(), said))  # type: ignore[no-any-return]
 
     def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """Execute commands in one pipeline."""
+        """Execute commands in one pipeline; what the server refused for now is repeated one by one."""
+        until = self._limit()
+        replies = self._pipelined(self._node, commands)
+        for place, command in enumerate(commands):
+            if self._for_now(replies[place]):
+                codec, reads = CODECS[type(command)], type(command) in READERS
+                payload = codec.encode(command, round(self.clock_offset * 1_000_000))
+                course = self._course(payload, codec, reads, until, replies[place])
+                replies[place] = self._outcome(course)
+        return replies
+
+    def _limit(self) -> float:
+        """Until when a command may be repeated, on the monotonic clock."""
+        return time.monotonic() + self._node.timeout
+
+    def _for_now(self, reply: Any) -> bool:
+        """Whether an error says that nothing was executed, and that this may be different soon."""
+        said = word(reply)
+        return said == "NOSCRIPT" or said in LATER or (self._moves and said == "READONLY")
+
+    def _course(
+        self, payload: bytes, codec: Codec, reads: bool, until: float, said: Any = None
+    ) -> Course:
+        """Turn after turn until the server has executed, and its reply; its last refusal is raised.
+
+        Args:
+            payload: the request.
+            codec: has the script, should the server not know it.
+            reads: whether the command changes nothing, so that it may be asked again.
+            until: when to give up, on the monotonic clock.
+            said: what a first exchange said, if there was one.
+        """
+        wait, patience = ([], 0.0) if reads else (self._wait, self._patience)
+        lost = False
+        unknown = 0  # times that the server did not know the script
+        front: list[bytes] = []
+        later = pauses(until)
+        while True:
+            if said is None:
+                try:
+                    replies = yield Exchange(self._node, [*front, payload, *wait], patience)
+                    said = replies[len(front)]
+                    if wait and not isinstance(said, Exception):
+                        said = self._confirmed(said, replies[-1])
+                except (ReplyLost, hiredis.ReplyError) as failure:
+                    said = failure
+            if not isinstance(said, Exception):
+                return codec.decode(said)
+            front = []
+            if isinstance(said, ReplyLost):
+                if lost or not reads:
+                    raise said
+                lost = True
+            elif unknown_script(said) and unknown < MOST_LOADS:
+                unknown += 1
+                front = [codec.script.load]
+            elif self._for_now(said):
+                pause = next(later, None)
+                if pause is None:
+                    raise said
+                yield pause
+                if word(said) == "READONLY":
+                    yield Leave(self._node)  # the next connection asks a sentinel
+            else:
+                raise said
+            said = None
+
+    def _outcome(self, course: Course) -> Any:
+        """What a course comes to; its failure is returned, not raised."""
+        try:
+            return run(course)
+        except self.errors as failure:
+            return failure
+
+    # --- several commands in one exchange
+
+    def _pipelined(self, node: Node, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Replies, or errors in their places, of commands that go to one server together."""
+        if not commands:
+            return []
         offset = round(self.clock_offset * 1_000_000)
         codecs = [CODECS[type(command)] for command in commands]
         payloads = [
             codec.encode(command, offset) for codec, command in zip(codecs, commands, strict=True)
         ]
-        return carried_out(self._node, codecs, payloads, self._wait, self._patience)
+        writes = [type(command) not in READERS for command in commands]
+        replies = self._together(node, payloads, writes)
+        strangers = [place for place, reply in enumerate(replies) if unknown_script(reply)]
+        if strangers:
+            scripts = list({codecs[place].script.load for place in strangers})
+            answers = self._together(
+                node,
+                [*scripts, *(payloads[place] for place in strangers)],
+                [*(False for _ in scripts), *(writes[place] for place in strangers)],
+            )
+            for place, reply in zip(strangers, answers[len(scripts) :], strict=True):
+                replies[place] = reply
+        return [
+            reply if isinstance(reply, Exception) else codec.decode(reply)
+            for codec, reply in zip(codecs, replies, strict=True)
+        ]
 
-    def _requests_after(
-        self, reply: hiredis.ReplyError, codec: Codec, payload: bytes
-    ) -> list[bytes]:
-        """What to send after an error which says that nothing was executed; or raise it."""
-        if unknown_script(reply):
-            return [codec.script.load, payload]
-        if self._moves and demoted(reply):
-            self._node.close()  # the next connection asks a sentinel
-            return [payload]
-        raise reply
-
-    # --- writes that replicas must have
-
-    def _executed_widely(self, codec: Codec, payload: bytes) -> Any:
-        requests = [payload, *self._wait]
-        for _ in range(MOST_ATTEMPTS):
-            *_, reply, count = self._node.exchange(requests, self._patience)
-            if not isinstance(reply, hiredis.ReplyError):
-                break
-            requests = [*self._requests_after(reply, codec, payload), *self._wait]
-        return self._confirmed(answer(codec, reply), count)
-
-    async def _aexecuted_widely(self, codec: Codec, payload: bytes) -> Any:
-        requests = [payload, *self._wait]
-        for _ in range(MOST_ATTEMPTS):
-            *_, reply, count = await self._node.aexchange(requests, self._patience)
-            if not isinstance(reply, hiredis.ReplyError):
-                break
-            requests = [*self._requests_after(reply, codec, payload), *self._wait]
-        return self._confirmed(answer(codec, reply), count)
+    def _together(self, node: Node, payloads: Sequence[bytes], writes: Sequence[bool]) -> list[Any]:
+        wait, patience = (self._wait, self._patience) if any(writes) else ([], 0.0)
+        try:
+            replies = node.exchange([*payloads, *wait], patience)
+        except ReplyLost as lost:
+            return [lost for _ in payloads]
+        if not wait:
+            return replies
+        *replies, count = replies
+        return [
+            self._confirmed(reply, count) if write and not isinstance(reply, Exception) else reply
+            for reply, write in zip(replies, writes, strict=True)
+        ]
 
     def _confirmed(self, reply: Any, count: Any) -> Any:
+        """The reply to a write, or what stands in its place because too few replicas have it."""
+        if isinstance(count, ReplyLost):
+            return count
         if isinstance(count, Exception):
-            raise count
-        if count < self._replicas:
-            raise NotReplicated(
-                f"it executed, but only {count} of {self._replicas} replicas had it after "
+            return NotReplicated(f"it executed, but who has it besides could not be asked: {count}")
+        if count < self.replicas:
+            return NotReplicated(
+                f"it executed, but only {count} of {self.replicas} replicas had it after "
                 f"{self._patience:g} s: a failover now would undo it"
             )
         return reply
@@ -168,20 +241,26 @@ class RedisDriver:
     def receive(self, mailbox: str, seconds: float) -> bool:
         """Take a notification out of a mailbox, waiting on a connection of its own."""
         requests = [mailbox_request(mailbox, seconds)]
-        return came(self._node.lanes.exchange(requests, max(0.0, seconds))[0])
+        reply = self._node.lanes.exchange(requests, max(0.0, seconds))[0]
+        if self._moves and word(reply) in DEMOTED:
+            self._node.close()
+        return came(reply)
 
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
         requests = [mailbox_request(mailbox, seconds)]
-        return came((await self._node.lanes.aexchange(requests, max(0.0, seconds)))[0])
+        reply = (await self._node.lanes.aexchange(requests, max(0.0, seconds)))[0]
+        if self._moves and word(reply) in DEMOTED:
+            await self._node.aclose()
+        return came(reply)
 
     def listen(self, channel: str) -> Subscription:
         """Listen to a channel, on a connection of its own."""
         return ChannelSubscription(self._node.dial, channel, self._node.timeout)
 
-    def ask(self, payload: bytes) -> Any:
-        """The reply to a request of the doctor's; a server's error is returned, not raised."""
-        return self._exchange(payload)
+    def members(self) -> list[tuple[str, Node]]:
+        """The servers that have records, by name; one that is alone needs none."""
+        return [("", self._node)]
 
     def uncovered(self) -> int:
         """How many slots of a cluster nobody has; one server has them all."""
@@ -211,8 +290,8 @@ class RedisDriver:
         return StoreUnavailable
 
     def answered(self, failure: Exception) -> bool:
-        """Whether the error is the server's own word."""
-        return isinstance(failure, hiredis.ReplyError)
+        """Whether the error is the server's own word, and not that nobody is served for now."""
+        return isinstance(failure, hiredis.ReplyError) and word(failure) not in AWAY
 
     def advice(self, failure: Exception) -> str:
         """What the server's error means, in words."""
@@ -228,7 +307,7 @@ class RedisDriver:
             )
         if isinstance(failure, hiredis.ProtocolError):
             return "what answers there does not speak the Redis protocol"
-        return READABLE.get(text.split(" ", 1)[0], "")
+        return READABLE.get(word(failure), "")
 
     # --- life
 
@@ -245,42 +324,6 @@ class RedisDriver:
         await self._node.aclose()
 
 
-def carried_out(
-    node: Node,
-    codecs: Sequence[Codec],
-    payloads: Sequence[bytes],
-    wait: Sequence[bytes] = (),
-    patience: float = 0.0,
-) -> list[Any]:
-    """Replies, or errors in their places, of commands that go to one server in one pipeline."""
-    if not payloads:
-        return []
-    replies = node.exchange([*payloads, *wait], patience)[: len(payloads)]
-    strangers = [place for place, reply in enumerate(replies) if unknown_script(reply)]
-    if strangers:
-        scripts = {codecs[place].script.load for place in strangers}
-        again = [*scripts, *(payloads[place] for place in strangers), *wait]
-        answers = node.exchange(again, patience)[len(scripts) :]
-        for place, reply in zip(strangers, answers, strict=False):
-            replies[place] = reply
-    return [
-        reply if isinstance(reply, Exception) else codec.decode(reply)
-        for codec, reply in zip(codecs, replies, strict=True)
-    ]
-
-
 def unknown_script(reply: Any) -> bool:
     """The server does not know the script, so it has not run it."""
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
-
-
-def demoted(reply: hiredis.ReplyError) -> bool:
-    """The server has become a replica, so it has written nothing."""
-    return str(reply).startswith("READONLY")
-
-
-def answer(codec: Codec, reply: Any) -> Any:
-    """The reply as a value; an error is raised."""
-    if isinstance(reply, Exception):
-        raise reply
-    return codec.decode(reply)
+    return word(reply) == "NOSCRIPT"

@@ -22,7 +22,7 @@ READABLE: Final = {  # the first word of a server's error → what it means for 
     "NOREPLICAS": "too few replicas are connected",
     "NOAUTH": "the server wants a password",
     "WRONGPASS": "the server does not accept this user and password",
-    "NOPERM": "the user lacks a right (needed: +@scripting +@read +@write +time on the keys ~ap:*)",
+    "NOPERM": "the user lacks a right; docs/stores.md lists those that are needed",
 }
 
 

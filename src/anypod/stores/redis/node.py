@@ -79,7 +79,7 @@ class Lanes:
         channel = idle.pop() if idle else Channel(self._adial, self._timeout)
         channel.timeout = self._timeout + patience
         try:
-            replies = await asyncio.gather(*map(channel.exchange, payloads))
+            replies = await channel.pipeline(payloads)
         except BaseException:
             await channel.aclose()
             raise
@@ -146,7 +146,7 @@ class Node:
         channel = self.channel()
         if len(payloads) == 1:
             return [await channel.exchange(payloads[0])]
-        return await asyncio.gather(*map(channel.exchange, payloads))
+        return await channel.pipeline(payloads)
 
     def channel(self) -> Channel:
         """The connection that the running event loop's tasks share."""

@@ -28,6 +28,9 @@ SHORTEST_WAIT: Final = 0.001  # seconds; the server reads 0 as for ever
 FIRST_PAUSE: Final = 0.05  # seconds between attempts to subscribe again …
 LONGEST_PAUSE: Final = 1.0
 
+ENDED: Final = (
+    *("UNBLOCKED", "READONLY", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"),
+)
 FAILURES: Final = (redis.RedisError, hiredis.HiredisError, OSError)
 
 
@@ -46,10 +49,21 @@ def box_of(mailbox: str) -> str:
 
 
 def came(reply: Any) -> bool:
-    """Whether there was a notification."""
+    """Whether there was a notification.
+
+    A server that is demoted, or a slot that moves, while somebody waits there ends the wait: the waiter
+    looks again by itself.
+    """
     if isinstance(reply, hiredis.ReplyError):
+        if str(reply).startswith(ENDED):
+            return False
         raise reply
     return reply is not None
+
+
+def _granted(reply: Any) -> None:
+    if isinstance(reply, hiredis.ReplyError):
+        raise reply
 
 
 class ChannelSubscription:
@@ -74,7 +88,7 @@ class ChannelSubscription:
     def _subscribed(self) -> Link:
         link = Link(self._dial(), self._timeout)
         try:
-            came(link.exchange(request("SUBSCRIBE", self._channel)))
+            _granted(link.exchange(request("SUBSCRIBE", self._channel)))
         except BaseException:
             link.close()
             raise
