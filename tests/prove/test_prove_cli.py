@@ -72,7 +72,10 @@ def test_a_difference_is_told_in_eighty_columns(project: Project) -> None:
     assert "DIFFERS GET /visits another pod, pod moved" in told
     assert "1 POST /visits → pod 1 200" in told
     assert "2 GET /visits → pod 2 200" in told
-    assert "the module global visits (service.py:2, written at service.py:6), pod 2 never saw it" in told
+    assert (
+        "the module global visits (service.py:2, written at service.py:6), pod 2 never saw it"
+        in told
+    )
     assert "verified: copying this state mends the answer, copying other state does not" in told
     assert "2 requests, " in told
     assert "Not tried: " in told
@@ -341,3 +344,22 @@ def test_killed_it_leaves_no_process(project: Project) -> None:
     tool.kill()
     tool.communicate(timeout=30)
     assert until(lambda: not left(mark)), left(mark)
+
+
+def test_a_saved_difference_is_played_again(project: Project) -> None:
+    project.write(APP)
+    project.workload(PAIR)
+    call = ("service:app", "--workload", "workload.http", "--schedule", "another-pod")
+    assert run(project, *call, "--json", "out.json", "--quiet").returncode == 1
+    done = run(project, "service:app", "--replay", "out.json#1", "--json", "again.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 saved difference played again: 1 came back." in done.stdout
+    first, second = (
+        json.loads((project.path / name).read_text())["divergences"]
+        for name in ("out.json", "again.json")
+    )
+    assert second == first
+    project.write(APP.replace("visits.append(1)", "pass"))
+    assert run(project, "service:app", "--replay", "again.json").returncode == 0
+    refused = run(project, "service:app", "--replay", "missing.json")
+    assert (refused.returncode, "missing.json: No such file" in refused.stderr) == (2, True)

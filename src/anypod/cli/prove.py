@@ -18,8 +18,10 @@ from types import FrameType
 from anypod.cli import recording
 from anypod.errors import AnypodError
 from anypod.prove import acceptance
+from anypod.prove import replay as replaying
 from anypod.prove.engine import Options, prove
 from anypod.prove.events import Event, Outcome, Verdict
+from anypod.prove.replay import Saved
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.workload import WorkloadError, load
 from anypod.replicas import Application, ReplicaError
@@ -37,6 +39,7 @@ examples:
   anypod prove shop:app --workload shop.http --shared uploads  uploads/ is a volume
   anypod prove shop:app --workload shop.http --json verdict.json --quiet
   anypod prove shop:app --workload shop.http --html verdict.html --sarif verdict.sarif
+  anypod prove shop:app --replay verdict.json                  what it found, once more
   anypod prove shop:app --workload shop.http --baseline accepted.json
 
 exit codes: 0 no response differed, 1 some did, 2 could not run"""
@@ -106,6 +109,11 @@ def parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--last", action="store_true", help="prove the workload that was recorded last"
+    )
+    source.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="play the differences again that --json FILE saved; FILE#2: only the second",
     )
     made.add_argument(
         "--port", metavar="N", type=port, help="where --record listens (default 8000 or the next)"
@@ -200,7 +208,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.last:
             arguments.workload = recording.last()
-        workload = load(arguments.workload)
+        saved: tuple[Saved, ...] = ()
+        if arguments.replay:
+            workload, saved = replaying.read(arguments.replay)
+            arguments.workload = workload.path
+        else:
+            workload = load(arguments.workload)
         accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()
     except (WorkloadError, AnypodError) as wrong:
         return _refused(str(wrong), arguments)
@@ -224,7 +237,10 @@ def main(argv: Sequence[str]) -> int:
     # A polite end of the tool is an end with a partial report, as with Ctrl-C.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        verdict = prove(application, workload, options, listen)
+        if saved:
+            verdict = replaying.replay(application, workload, saved, options, listen)
+        else:
+            verdict = prove(application, workload, options, listen)
     except ReplicaError as wrong:
         return _refused(str(wrong), arguments)
     finally:

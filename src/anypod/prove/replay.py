@@ -80,12 +80,11 @@ class Saved:
         )
 
 
-def read(file: str, workload: Path | None = None) -> tuple[Workload, tuple[Saved, ...]]:
+def read(file: str) -> tuple[Workload, tuple[Saved, ...]]:
     """The saved differences of a file that `--json` wrote, and the workload whose steps they name.
 
     Args:
         file: its path; `PATH#2` is only the second difference in it.
-        workload: the workload's file, if it is not where the proof found it.
 
     Raises:
         ReplayError: it cannot be read, has another form, or the workload has other steps.
@@ -103,7 +102,7 @@ def read(file: str, workload: Path | None = None) -> tuple[Workload, tuple[Saved
         raise ReplayError(f"{path}: expected what `anypod prove … --json {path}` writes")
     try:
         saved = [_saved(one) for one in (*document["divergences"], *document["accepted"])]
-        found = load(workload or Path(document["workload"]))
+        found = load(Path(document["workload"]))
     except (KeyError, TypeError, ValueError) as wrong:
         raise ReplayError(
             f"{path}: a difference in it cannot be read ({type(wrong).__name__}: {wrong}); write the "
