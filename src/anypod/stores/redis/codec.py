@@ -16,7 +16,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct, msgpack
 
 from anypod.commands import (
     Abandon,
@@ -84,7 +84,7 @@ _ALGORITHMS: Final = {
     Algorithm.SLIDING_COUNTER: 3,
     Algorithm.SLIDING_LOG: 4,
 }
-_EXISTENCES: Final = {Existence.NEW: 0, Existence.EXISTING: 1, Existence.EITHER: 2}
+_EXISTENCES: Final = (Existence.NEW, Existence.EXISTING, Existence.EITHER)
 
 
 def bulk(part: Part) -> bytes:
@@ -120,7 +120,7 @@ class Script:
 
     def head(self, keys: int, arguments: int) -> bytes:
         """Everything before the keys, for so many keys and arguments."""
-        return b"*%d\r\n%b%b" % (3 + keys + arguments, self._evalsha, bulk(keys))
+        return b"*%d\r\n%b$1\r\n%d\r\n" % (3 + keys + arguments, self._evalsha, keys)
 
     def call(self, key: str, arguments: Iterable[Part]) -> bytes:
         """The request that runs the script on one key."""
@@ -142,6 +142,10 @@ class Codec(Struct, frozen=True):
 def micros(seconds: float | None) -> Part:
     """A duration in whole µs, empty for ever."""
     return "" if seconds is None else round(seconds * 1_000_000)
+
+
+def _lasting(*durations: float | None) -> Iterable[Part]:
+    return map(micros, durations)
 
 
 # --- counters: the commonest command, so its request is put together from prepared pieces
@@ -205,24 +209,63 @@ def _inspected(reply: Any) -> Claimed | None:
     return None if reply is None else _claimed(reply)
 
 
+# The fields of a document leave the server as it keeps them: a map of what MessagePack calls strings, which
+# hold any bytes here. A string is its length, in 1, 2, 3 or 5 bytes by the first of them, and its bytes.
+_map_of: Final = msgpack.Decoder(dict[str, Raw]).decode
+_LENGTHS: Final = {**dict.fromkeys(range(0xA0, 0xC0), 1), 0xD9: 2, 0xDA: 3, 0xDB: 5}
+
+
+def _fields(stored: bytes) -> dict[str, bytes]:
+    if stored == b"\x90":  # Lua's empty table is a list
+        return {}
+    try:
+        found = _map_of(stored)
+    except UnicodeDecodeError:
+        return _odd_fields(stored)
+    fields = {}
+    for name, raw in found.items():
+        value = bytes(raw)
+        fields[name] = value[_LENGTHS[value[0]] :]
+    return fields
+
+
+def _odd_fields(stored: bytes) -> dict[str, bytes]:
+    """Fields of which one has half a character in its name."""
+    at = {0xDE: 3, 0xDF: 5}.get(stored[0], 1)
+    parts = []
+    while at < len(stored):
+        start = at + _LENGTHS[stored[at]]
+        width = stored[at + 1 : start]
+        at = start + (int.from_bytes(width, "big") if width else stored[at] & 0x1F)
+        parts.append(stored[start:at])
+    names = (name.decode("utf-8", "surrogatepass") for name in parts[::2])
+    return dict(zip(names, parts[1::2], strict=True))
+
+
 def _document(reply: Any) -> Document | None:
     if reply is None:
         return None
-    version, left, *pairs = reply
-    names = (name.decode("utf-8", "surrogatepass") for name in pairs[::2])
-    fields = dict(zip(names, pairs[1::2], strict=True))
-    return Document(fields, version, None if left is None else left / 1e6)
+    version, left, stored = reply
+    return Document(_fields(stored), version, None if left is None else left / 1e6)
 
 
-def _patch(command: PatchDocument) -> Iterable[Part]:
-    yield _EXISTENCES[command.existence]
-    yield micros(command.idle)
-    yield micros(command.absolute)
-    yield len(command.drop)
-    yield from command.drop
+_PATCH: Final = Script("patch_document")
+
+
+@lru_cache(maxsize=1024)
+def _patch_terms(offset: int, existence: int, idle: float | None, absolute: float | None) -> bytes:
+    return b"".join(map(bulk, (offset, existence, micros(idle), micros(absolute))))
+
+
+def _encode_patch(command: PatchDocument, offset: int) -> bytes:
+    existence = _EXISTENCES.index(command.existence)
+    parts = [bulk(len(command.drop)), *map(bulk, command.drop)]
     for name, value in command.put.items():
-        yield name
-        yield value
+        parts.append(bulk(name))
+        parts.append(bulk(value))
+    head = _PATCH.head(1, 4 + len(parts))
+    terms = _patch_terms(offset, existence, command.idle, command.absolute)
+    return b"".join((head, bulk(command.key), terms, *parts))
 
 
 def _patched(reply: Any) -> Patched:
@@ -331,19 +374,70 @@ def _codec(
     return Codec(script, encode, decode)
 
 
+def _busy(
+    name: str,
+    standing: Callable[[Any], tuple[Any, ...]],
+    render: Callable[..., Iterable[Part]],
+    decode: Callable[[Any], Any],
+    *shared: str,
+    varying: Callable[[Any], bytes] | None = None,
+    number: int = 0,
+) -> Codec:
+    """The codec of a command that requests wait for: what a primitive says each time is rendered once.
+
+    Args:
+        name: the script's file.
+        standing: what many commands have in common.
+        render: those values as the first arguments.
+        decode: reads the reply.
+        shared: the files that stand between the prelude and the script.
+        varying: the arguments that follow, as bytes.
+        number: of those.
+    """
+    script = Script(name, *shared)
+
+    @lru_cache(maxsize=1024)
+    def rendered(offset: int, values: tuple[Any, ...]) -> tuple[bytes, bytes]:
+        parts = [offset, *render(*values)]
+        return script.head(1, len(parts) + number), b"".join(map(bulk, parts))
+
+    def encode(command: Command[Any], offset: int) -> bytes:
+        head, tail = rendered(offset, standing(command))
+        key = command.key.encode()
+        if varying is None:
+            return b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, tail)
+        return b"%b$%d\r\n%b\r\n%b%b" % (head, len(key), key, tail, varying(command))
+
+    return Codec(script, encode, decode)
+
+
 CODECS: Final[dict[type[Command[Any]], Codec]] = {
     Add: Codec(_ADD, _encode_add, _decode_add),
     Total: _codec("total", lambda _: (), _number),
     Get: _codec("get", lambda _: (), _versioned),
     Put: _codec("put", _put, _stored),
-    Claim: _codec("claim", lambda c: (c.fingerprint, micros(c.lease), micros(c.ttl)), _claimed),
+    Claim: _busy(
+        "claim",
+        lambda c: (c.lease, c.ttl),
+        _lasting,
+        _claimed,
+        varying=lambda c: bulk(c.fingerprint),
+        number=1,
+    ),
     Scan: Codec(_SCAN, _encode_scan, _page),
     Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "slots"),
-    Complete: _codec("complete", lambda c: (c.token, c.outcome, micros(c.ttl)), _truth),
+    Complete: _busy(
+        "complete",
+        lambda c: (c.ttl,),
+        _lasting,
+        _truth,
+        varying=lambda c: bulk(c.token) + bulk(c.outcome),
+        number=2,
+    ),
     Abandon: _codec("abandon", lambda c: (c.token,), _truth),
     Inspect: _codec("inspect", lambda _: (), _inspected),
-    ReadDocument: _codec("read_document", lambda c: (micros(c.touch),), _document),
-    PatchDocument: _codec("patch_document", _patch, _patched),
+    ReadDocument: _busy("read_document", lambda c: (c.touch,), _lasting, _document),
+    PatchDocument: Codec(_PATCH, _encode_patch, _patched),
     EndDocument: _codec("end_document", lambda c: (micros(c.keep),), _truth),
     CacheRead: _codec(
         "cache_read", lambda c: (c.schema, micros(c.lease), repr(c.early)), _cache_reply
@@ -353,13 +447,24 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     CacheVersion: _codec("cache_version", lambda c: (micros(c.keep),), _number),
     CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
     Take: _codec("take", _take, _taken),
-    Acquire: _codec(
+    Acquire: _busy(
         "acquire",
-        lambda c: (c.waiter, micros(c.lease), micros(c.patience), c.limit),
+        lambda c: (c.limit, c.lease, c.patience),
+        lambda limit, *durations: (limit, *_lasting(*durations)),
         _acquired,
         "slots",
+        varying=lambda c: bulk(c.waiter),
+        number=1,
     ),
-    Release: _codec("release", lambda c: (c.token,), _truth, "slots"),
+    Release: _busy(
+        "release",
+        lambda _: (),
+        _lasting,
+        _truth,
+        "slots",
+        varying=lambda c: bulk(c.token),
+        number=1,
+    ),
     Withdraw: _codec("withdraw", lambda c: (c.waiter,), _truth, "slots"),
     Publish: _codec("publish", lambda c: (c.message,), _nothing),
 }

@@ -1,4 +1,4 @@
--- ARGV: offset, waiter, lease, patience, limit
+-- ARGV: offset, limit, lease, patience, waiter
 -- reply: token or false, position, wait in µs, held
 local record = load(key, 's') or { 's', false, 0, {}, {} }
 local held = 0
@@ -8,7 +8,7 @@ for _, holder in ipairs(record[4]) do
   end
 end
 for _, holder in ipairs(record[4]) do
-  if holder[3] == ARGV[2] and holder[2] > now() then
+  if holder[3] == ARGV[5] and holder[2] > now() then
     return { holder[1], 0, 0, held }
   end
 end
@@ -16,13 +16,13 @@ local queue, place, found = {}, nil, false
 for _, entry in ipairs(record[5]) do
   if entry[2] > now() then
     queue[#queue + 1] = entry
-    if entry[1] == ARGV[2] and not found then
+    if entry[1] == ARGV[5] and not found then
       place, found = #queue - 1, true
     end
   end
 end
 place = place or #queue
-if held + place < tonumber(ARGV[5]) then
+if held + place < tonumber(ARGV[2]) then
   if found then
     table.remove(queue, place + 1)
   end
@@ -33,7 +33,7 @@ if held + place < tonumber(ARGV[5]) then
       holders[#holders + 1] = holder
     end
   end
-  holders[#holders + 1] = { token, now() + ARGV[3], ARGV[2] }
+  holders[#holders + 1] = { token, now() + ARGV[3], ARGV[5] }
   record[3], record[4], record[5] = token, holders, queue
   keep(record)
   save(key, record)
@@ -46,7 +46,7 @@ for _, holder in ipairs(record[4]) do
   end
 end
 for i = 1, place do
-  if queue[i][1] ~= ARGV[2] then
+  if queue[i][1] ~= ARGV[5] then
     soonest = math.min(soonest, queue[i][2])
   end
 end
@@ -54,7 +54,7 @@ local wait = soonest - now()
 if tonumber(ARGV[4]) <= 0 then
   return { false, 0, wait, held }
 end
-queue[place + 1] = { ARGV[2], now() + ARGV[4] }
+queue[place + 1] = { ARGV[5], now() + ARGV[4] }
 record[5] = queue
 keep(record)
 save(key, record)

@@ -2,7 +2,8 @@
 -- absent, expired or of another kind means here what it means there.
 --
 -- ARGV[1] is the offset of the store's clock in µs, 0 outside tests. Times are µs, `false` is never.
--- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest.
+-- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest. Behind it
+-- may stand what is not read at each command.
 -- The engine's own expiry follows the deadline by a second: it collects garbage and decides nothing.
 
 local key = KEYS[1]
@@ -22,7 +23,8 @@ local function expect(kind, wanted)
   end
 end
 
--- The living record at a place and its kind, which must be as wanted if anything is.
+-- The living record at a place and its kind, which must be as wanted if anything is. What stands behind
+-- the record, if anything does, begins after the third reply in the fourth, which is the whole body.
 local function load(place, wanted)
   local body = redis.call('GET', place)
   if not body then
@@ -31,21 +33,21 @@ local function load(place, wanted)
   if string.byte(body) ~= 1 then
     error('ANYPOD-FORMAT ' .. tostring(string.byte(body)))
   end
-  local record = cmsgpack.unpack(string.sub(body, 2))
+  local at, record = cmsgpack.unpack_one(body, 1)
   if record[2] and record[2] <= now() then
     return nil
   end
   if wanted then
     expect(record[1], wanted)
   end
-  return record, record[1]
+  return record, record[1], at, body
 end
 
-local function save(place, record)
-  local body = '\1' .. cmsgpack.pack(record)
+local function save(place, record, behind)
+  local body = '\1' .. cmsgpack.pack(record) .. (behind or '')
   if record[2] then
     local left = math.ceil((record[2] - now()) / 1000) + 1000
-    redis.call('SET', place, body, 'PX', string.format('%.0f', math.max(left, 1)))
+    redis.call('SET', place, body, 'PX', math.max(left, 1))
   else
     redis.call('SET', place, body)
   end

@@ -1,21 +1,17 @@
 -- ARGV: offset, touch or ''
--- record: 'd', deadline, version, absolute deadline, ended, fields
--- reply: version, µs left or false, name, value, name, value, …
-local record = load(key, 'd')
+-- record: 'd', deadline, version, absolute deadline, ended; behind it the fields, a map
+-- reply: version, µs left or false, the map as it is stored
+local record, _, at, body = load(key, 'd')
 if not record or record[5] then
   return false
 end
+local fields = string.sub(body, at + 1)
 if ARGV[2] ~= '' and record[2] then
   local touch = tonumber(ARGV[2])
   local moved = sooner(now() + touch, record[4])
   if moved - record[2] >= math.floor(touch / 16) then
     record[2] = moved
-    save(key, record)
+    save(key, record, fields)
   end
 end
-local reply = { record[3], record[4] and record[4] - now() }
-for name, value in pairs(record[6]) do
-  reply[#reply + 1] = name
-  reply[#reply + 1] = value
-end
-return reply
+return { record[3], record[4] and record[4] - now(), fields }
