@@ -422,6 +422,18 @@ class Take(Command[Taken], frozen=True):
     cost: int = 1
 
 
+class TakeAll(Command[Taken], frozen=True):
+    """Take `cost` units from every policy of every subject, or from none.
+
+    A subject is a key, with its policies. `key` is the first one's; all keys are different, and stand in one
+    slot of a cluster: what stands in the braces of each of them is the same. The quotas are those of all
+    subjects, one after the other. Each subject's record is the one that `Take` works on.
+    """
+
+    subjects: tuple[tuple[str, tuple[Policy, ...]], ...]
+    cost: int = 1
+
+
 # --- slots (locks, concurrency limits) ------------------------------------------------------------
 
 

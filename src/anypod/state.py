@@ -155,6 +155,7 @@ class State:
         shadow: bool = False,
         unavailable: OnUnavailable = "raise",
         replicas: int | None = None,
+        colocate: str | None = None,
     ) -> RateLimit:
         """A limit such as `"100/minute"` on each key; see `RateLimit`."""
         return RateLimit(
@@ -166,6 +167,7 @@ class State:
             shadow=shadow,
             unavailable=unavailable,
             replicas=replicas,
+            colocate=colocate,
         )
 
     def lock(self, name: str, *, lease: float = 30.0, unavailable: RaiseOrDeny = "raise") -> Lock:

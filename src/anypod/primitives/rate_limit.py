@@ -4,7 +4,7 @@ One hit is one command: the store decides on its own clock and answers with the 
 so that headers need no second question. What each algorithm bounds is said at `Algorithm`.
 
 Invariants:
-    - several policies of one limit are taken all or none;
+    - several policies of one limit are taken all or none, and so are several subjects in one group;
     - a refusal is remembered here until the cost could fit again, and asking again costs no exchange;
       somebody else's refund may be seen that much later, and nothing is admitted that should not be;
     - what is not decided by the store (store down) is marked `degraded` in the decision.
@@ -13,18 +13,21 @@ Invariants:
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anypod.commands import Algorithm, Policy, Quota, Take, Taken
+from anypod.commands import Algorithm, Policy, Quota, Take, TakeAll, Taken
 from anypod.errors import ConfigurationError, StoreError
-from anypod.flow import Flow, arun, run
+from anypod.flow import Call, Flow, arun, run
 from anypod.keys import Key, encode
 from anypod.primitives.degraded import LocalQuota, check_policy, degraded
 from anypod.primitives.rate import describe, parse_rates
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 REMEMBERED_DENIALS: Final = 16_384  # per limit
 REMEMBERED_KEYS: Final = 4_096  # per limit, of up to …
 LONGEST_KNOWN: Final = 64  # characters
+GROUP: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 OnUnavailable = Literal["raise", "deny", "allow", "local"]
 
@@ -114,6 +118,8 @@ class RateLimit:
         unavailable: what a hit does when the store cannot be reached: `"raise"`, `"deny"`, `"allow"`, or
             `"local"`: count here, with this replica's share of the limit.
         replicas: among how many replicas `"local"` divides the limit.
+        colocate: the name of a group of limits whose subjects `hit_all` takes from in one command. On a
+            Redis cluster all that the group counts stands on one node, so give it no more than one bears.
     """
 
     def __init__(
@@ -127,9 +133,10 @@ class RateLimit:
         shadow: bool = False,
         unavailable: OnUnavailable = "raise",
         replicas: int | None = None,
+        colocate: str | None = None,
     ) -> None:
         self.name = name
-        self._store = store
+        self.store = store
         self._algorithm = _algorithm(name, algorithm)
         self.policies = self._read(rates)
         self._overrides = overrides.get if isinstance(overrides, Mapping) else overrides
@@ -137,14 +144,20 @@ class RateLimit:
         if isinstance(overrides, Mapping):
             for text in overrides.values():
                 self._override(text)
-        self._shadow = shadow
+        self.shadow = shadow
         check_policy("rate limit", name, unavailable, "raise", "deny", "allow", "local")
         if (unavailable == "local") != (replicas is not None):
             raise ConfigurationError(
                 f"rate limit {name!r}: unavailable='local' needs replicas=, the number among which the "
                 f"limit is divided, and nothing else does"
             )
+        if colocate is not None and not GROUP.fullmatch(colocate):
+            raise ConfigurationError(
+                f"rate limit {name!r}: colocate must be 1 to 100 letters, digits, '_', '.' or '-', the same for "
+                f"all limits of the group, not {colocate!r}"
+            )
         self._unavailable: OnUnavailable = unavailable
+        self.colocate = colocate
         self._local = None if replicas is None else LocalQuota(name, replicas)
         self._denials = _Denials()
         self._prefix = ""
@@ -161,49 +174,49 @@ class RateLimit:
         # every request. What is decided is decided in the methods that both use.
         address, policies = self._known.get(key) if type(key) is str else None, self.policies
         if address is None:
-            address, policies = self._subject(key)
-        if self._denials.until and (denied := self._denied(address, cost)) is not None:
+            address, policies = self.subject(key)
+        if self._denials.until and (denied := self.denied(address, cost)) is not None:
             return denied
-        self._check(policies, cost)
+        self.check(policies, cost)
         try:
-            taken = self._store.execute(Take(address, policies, cost))
+            taken = self.store.execute(Take(address, policies, cost))
         except StoreError as failure:
-            return self._without_store(address, policies, cost, failure)
+            return self.without_store(address, policies, cost, failure)
         if taken.admitted:
             return Decision(True, policies, taken.quotas)
-        return self._refused(address, policies, cost, taken)
+        return self.refused(address, policies, cost, taken)
 
     async def ahit(self, key: Key = None, *, cost: int = 1) -> Decision:
         """`hit`, awaiting."""
         address, policies = self._known.get(key) if type(key) is str else None, self.policies
         if address is None:
-            address, policies = self._subject(key)
-        if self._denials.until and (denied := self._denied(address, cost)) is not None:
+            address, policies = self.subject(key)
+        if self._denials.until and (denied := self.denied(address, cost)) is not None:
             return denied
-        self._check(policies, cost)
+        self.check(policies, cost)
         try:
-            taken = await self._store.aexecute(Take(address, policies, cost))
+            taken = await self.store.aexecute(Take(address, policies, cost))
         except StoreError as failure:
-            return self._without_store(address, policies, cost, failure)
+            return self.without_store(address, policies, cost, failure)
         if taken.admitted:
             return Decision(True, policies, taken.quotas)
-        return self._refused(address, policies, cost, taken)
+        return self.refused(address, policies, cost, taken)
 
     def peek(self, key: Key = None) -> Decision:
         """How the subject stands, taking nothing: allowed says whether one unit would fit."""
-        return run(self._store, self._peek(*self._subject(key)))
+        return run(self.store, self._peek(*self.subject(key)))
 
     async def apeek(self, key: Key = None) -> Decision:
         """`peek`, awaiting."""
-        return await arun(self._store, self._peek(*self._subject(key)))
+        return await arun(self.store, self._peek(*self.subject(key)))
 
     def refund(self, key: Key = None, *, cost: int = 1) -> Decision:
         """Give back what an earlier hit took, because the request did not count after all."""
-        return run(self._store, self._refund(*self._subject(key), cost))
+        return run(self.store, self._refund(*self.subject(key), cost))
 
     async def arefund(self, key: Key = None, *, cost: int = 1) -> Decision:
         """`refund`, awaiting."""
-        return await arun(self._store, self._refund(*self._subject(key), cost))
+        return await arun(self.store, self._refund(*self.subject(key), cost))
 
     # --- deciding
 
@@ -228,9 +241,13 @@ class RateLimit:
             self._parsed[text] = self._read(text)
         return self._parsed[text]
 
-    def _subject(self, key: Key) -> tuple[str, tuple[Policy, ...]]:
+    def subject(self, key: Key) -> tuple[str, tuple[Policy, ...]]:
+        """Where a subject's record is, and its policies."""
         if not self._prefix:
-            self._prefix = self._store.prefix("rate", self.name)
+            group = (
+                "" if self.colocate is None else f"{{{self.colocate}}}"
+            )  # chooses a cluster's slot
+            self._prefix = self.store.prefix("rate", self.name) + group
         if self._overrides is None:
             address = self._prefix + encode(key)
             if type(key) is str and len(key) <= LONGEST_KNOWN:
@@ -242,20 +259,21 @@ class RateLimit:
         policies = self.policies if other is None else self._override(other)
         return self._prefix + encode(key), policies
 
-    def _denied(self, address: str, cost: int) -> Decision | None:
+    def denied(self, address: str, cost: int) -> Decision | None:
         """A refusal that is remembered and still holds."""
         return self._denials.find(address, cost, self._now())
 
-    def _refused(
+    def refused(
         self, address: str, policies: tuple[Policy, ...], cost: int, taken: Taken
     ) -> Decision:
+        """The decision on a refused cost, which is remembered."""
         decision = self._decision(policies, taken)
         if not decision.allowed:
             self._denials.note(address, cost, decision, self._now())
         return decision
 
     def _now(self) -> float:
-        return time.monotonic() + self._store.driver.clock_offset
+        return time.monotonic() + self.store.driver.clock_offset
 
     def _peek(self, address: str, policies: tuple[Policy, ...]) -> Flow[Decision]:
         taken: Taken = yield Take(address, policies, 0)
@@ -263,12 +281,17 @@ class RateLimit:
         return Decision(allowed=not full, policies=policies, quotas=taken.quotas)
 
     def _refund(self, address: str, policies: tuple[Policy, ...], cost: int) -> Flow[Decision]:
-        self._check(policies, cost)
+        self.check(policies, cost)
         taken: Taken = yield Take(address, policies, -cost)
         self._denials.forget(address)
         return self._decision(policies, taken)
 
-    def _check(self, policies: tuple[Policy, ...], cost: int) -> None:
+    def check(self, policies: tuple[Policy, ...], cost: int) -> None:
+        """Refuse a cost that is none, or that a policy could never admit.
+
+        Raises:
+            ValueError: it says which.
+        """
         if cost == 1 and type(cost) is int:
             return  # every policy admits one
         if type(cost) is not int or cost < 1:
@@ -287,24 +310,29 @@ class RateLimit:
     def _decision(self, policies: tuple[Policy, ...], taken: Taken) -> Decision:
         retry = 0.0 if taken.admitted else max(quota.retry for quota in taken.quotas)
         return Decision(
-            allowed=taken.admitted or self._shadow,
+            allowed=taken.admitted or self.shadow,
             policies=policies,
             quotas=taken.quotas,
-            retry_after=0.0 if self._shadow else retry,
-            would_deny=self._shadow and not taken.admitted,
+            retry_after=0.0 if self.shadow else retry,
+            would_deny=self.shadow and not taken.admitted,
         )
 
-    def _without_store(
+    def without_store(
         self, address: str, policies: tuple[Policy, ...], cost: int, failure: StoreError
     ) -> Decision:
+        """The decision while the store is away.
+
+        Raises:
+            StoreError: the limit was made to raise.
+        """
         if self._unavailable == "raise":
             raise failure
-        degraded(self._store, "rate", self.name, self._unavailable, failure)
+        degraded(self.store, "rate", self.name, self._unavailable, failure)
         if self._local is not None:
             decision = self._decision(policies, self._local.take(address, policies, cost))
             return replace(decision, degraded=True)
         quotas = tuple(Quota(0, math.inf, 0.0) for _ in policies)
-        allowed = self._unavailable == "allow" or self._shadow
+        allowed = self._unavailable == "allow" or self.shadow
         return Decision(
             allowed=allowed,
             policies=policies,
@@ -317,37 +345,87 @@ class RateLimit:
 def hit_all(*hits: tuple[RateLimit, Key], cost: int = 1) -> tuple[Decision, ...]:
     """Hit several subjects, such as an address and a user; all must admit.
 
-    They are asked one after the other, and when one refuses, what the ones before have taken is given
-    back. For a moment a refused request occupies their quota, so another may be refused that would have
-    fitted: conservative, and never the other way round.
+    Limits that are made with the same `colocate=` are asked in one command, which takes from all or none.
+    Others are asked one after the other, and when one refuses, what the ones before have taken is given
+    back: for a moment a refused request occupies their quota, so another may be refused that would have
+    fitted; conservative, and never the other way round. So are limits of which one is in shadow mode.
+
+    Args:
+        hits: limits, each with the key of its subject.
+        cost: what each of them is to give.
 
     Returns:
         The decisions as far as it came; the last one says whether the request is allowed.
+
+    Raises:
+        ValueError: no limit is named, or a cost is none, or more than a limit could ever admit.
+        StoreUnavailable, OutcomeUnknown: if a limit was made to raise.
     """
-    decisions: list[Decision] = []
-    for limit, key in hits:
-        decision = limit.hit(key, cost=cost)
-        decisions.append(decision)
-        if not decision.allowed:
-            for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
-                if not taken.degraded:
-                    earlier.refund(subject, cost=cost)
-            break
-    return tuple(decisions)
+    return run(_store_of(hits), _hit_all(hits, cost, RateLimit.hit, RateLimit.refund))
 
 
 async def ahit_all(*hits: tuple[RateLimit, Key], cost: int = 1) -> tuple[Decision, ...]:
     """`hit_all`, awaiting."""
+    return await arun(_store_of(hits), _hit_all(hits, cost, RateLimit.ahit, RateLimit.arefund))
+
+
+Hits: TypeAlias = tuple[tuple[RateLimit, Key], ...]
+
+
+def _store_of(hits: Hits) -> Store:
+    if not hits:
+        raise ValueError("hit_all() needs at least one limit, with the key of its subject")
+    return hits[0][0].store
+
+
+def _hit_all(
+    hits: Hits, cost: int, hit: Callable[..., Any], refund: Callable[..., Any]
+) -> Flow[tuple[Decision, ...]]:
+    subjects = [limit.subject(key) for limit, key in hits]
+    groups = {(limit.colocate, limit.store) for limit, _ in hits}
+    if (
+        len(hits) == len({address for address, _ in subjects}) > 1 == len(groups)
+        and hits[0][0].colocate is not None
+        and not any(limit.shadow for limit, _ in hits)
+    ):
+        return (yield from _hit_together(hits, cost, subjects))
     decisions: list[Decision] = []
     for limit, key in hits:
-        decision = await limit.ahit(key, cost=cost)
+        decision: Decision = yield Call(partial(hit, limit, key, cost=cost))
         decisions.append(decision)
         if not decision.allowed:
             for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
                 if not taken.degraded:
-                    await earlier.arefund(subject, cost=cost)
+                    yield Call(partial(refund, earlier, subject, cost=cost))
             break
     return tuple(decisions)
+
+
+def _hit_together(
+    hits: Hits, cost: int, subjects: Sequence[tuple[str, tuple[Policy, ...]]]
+) -> Flow[tuple[Decision, ...]]:
+    for (limit, _), (address, policies) in zip(hits, subjects, strict=True):
+        if (denied := limit.denied(address, cost)) is not None:
+            return (denied,)
+        limit.check(policies, cost)
+    try:
+        taken: Taken = yield TakeAll(subjects[0][0], tuple(subjects), cost)
+    except StoreError as failure:
+        decisions: list[Decision] = []
+        for (limit, _), (address, policies) in zip(hits, subjects, strict=True):
+            decisions.append(limit.without_store(address, policies, cost, failure))
+            if not decisions[-1].allowed:
+                break
+        return tuple(decisions)
+    retry = 0.0 if taken.admitted else max(quota.retry for quota in taken.quotas)
+    rest = iter(taken.quotas)
+    together: list[Decision] = []
+    for (limit, _), (address, policies) in zip(hits, subjects, strict=True):
+        quotas = tuple(islice(rest, len(policies)))
+        if any(quota.retry for quota in quotas):
+            limit.refused(address, policies, cost, Taken(admitted=False, quotas=quotas))
+        together.append(Decision(taken.admitted, policies, quotas, retry))
+    return tuple(together)
 
 
 def _algorithm(name: str, algorithm: str | Algorithm) -> Algorithm:

@@ -151,6 +151,7 @@ CASES: Final = (
     Case(lambda k, _: c.CacheVersion(k, LONG), _version),
     Case(c.CacheRelease, _cached, _lease),
     Case(lambda k, _: c.Take(k, (POLICY,), 3), _limit),
+    Case(lambda k, _: c.TakeAll(k, ((k, (POLICY,)), (f"{{{k}}}", (POLICY,))), 3), _limit),
     Case(lambda k, _: c.Acquire(k, "first", LONG), _slots),
     Case(lambda k, _: c.Acquire(k, "second", LONG, patience=LONG), _slots, _hold),
     Case(c.Release, _slots, _queue),

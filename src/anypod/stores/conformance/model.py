@@ -374,6 +374,29 @@ class History(RuleBasedStateMachine):
     def take(self, key: str, policies: list[c.Policy], cost: int) -> None:
         self.check(c.Take(self.key("limit", key), tuple(policies), cost))
 
+    @precondition(about("limit"))
+    @rule(
+        policies=st.lists(
+            st.lists(st.sampled_from(POLICIES), min_size=1, max_size=2, unique=True),
+            min_size=1,
+            max_size=3,
+        ),
+        cost=st.integers(-3, 8),
+    )
+    def take_all(self, policies: list[list[c.Policy]], cost: int) -> None:
+        keys = [self.key("limit", f"{{slot}}{number}") for number in range(len(policies))]
+        subjects = tuple((key, tuple(each)) for key, each in zip(keys, policies, strict=True))
+        self.check(c.TakeAll(keys[0], subjects, cost))
+
+    @precondition(about("limit"))
+    @rule(
+        number=st.integers(0, 2),
+        policy=st.sampled_from(POLICIES),
+        cost=st.integers(-3, 8),
+    )
+    def take_one_of_them(self, number: int, policy: c.Policy, cost: int) -> None:
+        self.check(c.Take(self.key("limit", f"{{slot}}{number}"), (policy,), cost))
+
     @precondition(about("slots"))
     @rule(
         key=keys,

@@ -192,38 +192,42 @@ def _acquired(command: c.Acquire, row: Row) -> c.Acquired:  # noqa: ARG001
 
 # --- rate limits
 
-_ALGORITHMS: Final = {
-    c.Algorithm.GCRA: 0,
-    c.Algorithm.FIXED_WINDOW: 1,
-    c.Algorithm.SLIDING_COUNTER: 2,
-    c.Algorithm.SLIDING_LOG: 3,
-}
+_ALGORITHMS: Final = {algorithm: place for place, algorithm in enumerate(c.Algorithm)}
+_POLICIES: Final = "bytea[], bigint[], bigint[], bigint[], bigint[], bigint, bigint, integer"
+_STANDINGS: Final = "boolean, bigint[], bigint[], bigint[]"
 
 
 def _take(command: c.Take, offset: int, wait: int) -> Values:
-    policies = command.policies
+    policies = [
+        (
+            policy_name(each).encode(),
+            _ALGORITHMS[each.algorithm],
+            each.limit,
+            micros(each.period),
+            each.burst,
+        )
+        for each in command.policies
+    ]
+    columns = map(list, zip(*policies, strict=True))
+    return [place(command.key), *columns, _bounded(command.cost), offset, wait]
+
+
+def _take_all(command: c.TakeAll, offset: int, wait: int) -> Values:
+    policies = [policy for _, each in command.subjects for policy in each]
     return [
-        place(command.key),
-        [policy_name(policy).encode() for policy in policies],
-        [_ALGORITHMS[policy.algorithm] for policy in policies],
-        [policy.limit for policy in policies],
-        [micros(policy.period) for policy in policies],
-        [policy.burst for policy in policies],
-        _bounded(command.cost),
-        offset,
-        wait,
+        [place(key).encode() for key, _ in command.subjects],
+        [len(each) for _, each in command.subjects],
+        *_take(c.Take(command.key, tuple(policies), command.cost), offset, wait)[1:],
     ]
 
 
-def _taken(command: c.Take, row: Row) -> c.Taken:  # noqa: ARG001
+def _taken(command: c.Command[c.Taken], row: Row) -> c.Taken:  # noqa: ARG001
     _, admitted, remaining, resets, retries = row
-    return c.Taken(
-        admitted=admitted,
-        quotas=tuple(
-            c.Quota(left, reset / 1e6, math.inf if retry < 0 else 0.0 if admitted else retry / 1e6)
-            for left, reset, retry in zip(remaining, resets, retries, strict=True)
-        ),
+    quotas = tuple(
+        c.Quota(left, reset / 1e6, math.inf if retry < 0 else 0.0 if admitted else retry / 1e6)
+        for left, reset, retry in zip(remaining, resets, retries, strict=True)
     )
+    return c.Taken(admitted=admitted, quotas=quotas)
 
 
 # --- documents
@@ -409,14 +413,9 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         lambda q, offset, wait: [place(q.key), None, as_bytes(q.waiter), offset, wait],
         _held,
     ),
-    c.Take: Call(
-        Function(
-            "take_v1",
-            "text, bytea[], bigint[], bigint[], bigint[], bigint[], bigint, bigint, integer",
-            "boolean, bigint[], bigint[], bigint[]",
-        ),
-        _take,
-        _taken,
+    c.Take: Call(Function("take_v1", f"text, {_POLICIES}", _STANDINGS), _take, _taken),
+    c.TakeAll: Call(
+        Function("take_all_v2", f"bytea[], bigint[], {_POLICIES}", _STANDINGS), _take_all, _taken
     ),
     c.Publish: Call(
         Function("publish_v1", "text, bytea", ""),

@@ -47,6 +47,7 @@ from anypod.commands import (
     PatchDocument,
     Patched,
     PatchOutcome,
+    Policy,
     Publish,
     Put,
     Quota,
@@ -56,6 +57,7 @@ from anypod.commands import (
     Scan,
     Stored,
     Take,
+    TakeAll,
     Taken,
     Total,
     Versioned,
@@ -320,12 +322,27 @@ def _acquired(reply: Any) -> Acquired:
 
 def _take(command: Take) -> Iterable[Part]:
     yield command.cost
-    for policy in command.policies:
+    yield from _policies(command.policies)
+
+
+def _policies(policies: Iterable[Policy]) -> Iterable[Part]:
+    for policy in policies:
         yield policy_name(policy)
         yield _ALGORITHMS[policy.algorithm]
         yield policy.limit
         yield micros(policy.period)
         yield policy.burst
+
+
+_TAKE_ALL: Final = Script("take_all", "policies")
+
+
+def _encode_take_all(command: TakeAll, offset: int) -> bytes:
+    arguments: list[Part] = [offset, command.cost]
+    for _, policies in command.subjects:
+        arguments += (len(policies), *_policies(policies))
+    parts = [bulk(key) for key, _ in command.subjects] + [bulk(each) for each in arguments]
+    return _TAKE_ALL.head(len(command.subjects), len(arguments)) + b"".join(parts)
 
 
 def _taken(reply: Any) -> Taken:
@@ -446,7 +463,8 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     CacheInvalidate: _codec("cache_invalidate", lambda c: (micros(c.keep),), _number),
     CacheVersion: _codec("cache_version", lambda c: (micros(c.keep),), _number),
     CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
-    Take: _codec("take", _take, _taken),
+    Take: _codec("take", _take, _taken, "policies"),
+    TakeAll: Codec(_TAKE_ALL, _encode_take_all, _taken),
     Acquire: _busy(
         "acquire",
         lambda c: (c.limit, c.lease, c.patience),

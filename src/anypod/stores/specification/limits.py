@@ -1,4 +1,4 @@
-"""Rate limits: one subject, several policies, all or nothing.
+"""Rate limits: one subject or several, several policies, all or nothing.
 
 Each rule works on whole microseconds, so that every store gives the same answer to the bit. The one
 exception is the estimate of the sliding counter, which is the same chain of IEEE doubles everywhere.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from anypod.commands import Algorithm, Policy, Publish, Quota, Take, Taken
+from anypod.commands import Algorithm, Policy, Publish, Quota, Take, TakeAll, Taken
 from anypod.stores.specification.records import Rules, Table, TakeRecord, load, micros
 
 NEVER: Final = math.inf
@@ -158,43 +158,66 @@ def _counting(policy: Policy) -> tuple[str, _Count]:
 
 
 def _take(command: Take, table: Table, now: int) -> Taken:
+    if len(command.policies) > 1:
+        return _together(((command.key, command.policies),), command.cost, table, now)
+    # As below, for the commonest case.
     record = table.load(command.key)
     if record is not None and type(record) is not TakeRecord:
         record = load(table, command.key, TakeRecord)  # says what is wrong
     cost = command.cost
-    if len(command.policies) == 1:  # as below, for the commonest case
-        name, count = _counting(command.policies[0])
-        state = _NOTHING if record is None else record.policies.get(name, _NOTHING)
-        admitted, after, remaining, reset, retry = count(state, cost, now)
-        if not admitted:
-            _, _, remaining, reset, _ = count(state, 0, now)
-        elif cost != 0:
-            if reset > 0:
-                table.save(command.key, TakeRecord({name: after}, now + reset))
-            elif record is not None:
-                table.remove(command.key)
-        return Taken(admitted, (Quota(remaining, reset / 1e6, retry / 1e6),))
-    states = {} if record is None else record.policies
-    counting = [_counting(policy) for policy in command.policies]
-    answers = [count(states.get(name, _NOTHING), cost, now) for name, count in counting]
-    if not all(answer[0] for answer in answers):
+    name, count = _counting(command.policies[0])
+    state = _NOTHING if record is None else record.policies.get(name, _NOTHING)
+    admitted, after, remaining, reset, retry = count(state, cost, now)
+    if not admitted:
+        _, _, remaining, reset, _ = count(state, 0, now)
+    elif cost != 0:
+        if reset > 0:
+            table.save(command.key, TakeRecord({name: after}, now + reset))
+        elif record is not None:
+            table.remove(command.key)
+    return Taken(admitted, (Quota(remaining, reset / 1e6, retry / 1e6),))
+
+
+def _take_all(command: TakeAll, table: Table, now: int) -> Taken:
+    return _together(command.subjects, command.cost, table, now)
+
+
+def _together(
+    subjects: tuple[tuple[str, tuple[Policy, ...]], ...], cost: int, table: Table, now: int
+) -> Taken:
+    records = [load(table, key, TakeRecord) for key, _ in subjects]
+
+    def ask(units: int) -> list[list[tuple[str, _Answer]]]:
+        asked = []
+        for (_, policies), record in zip(subjects, records, strict=True):
+            states = {} if record is None else record.policies
+            counting = [_counting(policy) for policy in policies]
+            asked.append(
+                [(name, count(states.get(name, _NOTHING), units, now)) for name, count in counting]
+            )
+        return asked
+
+    answers = ask(cost)
+    asked = [answer for each in answers for _, answer in each]
+    if not all(answer[0] for answer in asked):
         # Nothing is taken anywhere; each policy says how it stands, and those that refused, until when.
-        standing = [count(states.get(name, _NOTHING), 0, now) for name, count in counting]
+        standing = [answer for each in ask(0) for _, answer in each]
         quotas = tuple(
             Quota(stands[2], stands[3] / 1e6, refused[4] / 1e6)
-            for stands, refused in zip(standing, answers, strict=True)
+            for stands, refused in zip(standing, asked, strict=True)
         )
         return Taken(admitted=False, quotas=quotas)
     if cost != 0:
-        longest = max(answer[3] for answer in answers)
-        if longest > 0:
-            kept = {name: answer[1] for (name, _), answer in zip(counting, answers, strict=True)}
-            table.save(command.key, TakeRecord(kept, now + longest))
-        elif record is not None:
-            table.remove(command.key)
+        for (key, _), record, each in zip(subjects, records, answers, strict=True):
+            longest = max(answer[3] for _, answer in each)
+            if longest > 0:
+                kept = {name: answer[1] for name, answer in each}
+                table.save(key, TakeRecord(kept, now + longest))
+            elif record is not None:
+                table.remove(key)
     return Taken(
         admitted=True,
-        quotas=tuple(Quota(answer[2], answer[3] / 1e6, 0.0) for answer in answers),
+        quotas=tuple(Quota(answer[2], answer[3] / 1e6, 0.0) for answer in asked),
     )
 
 
@@ -202,4 +225,4 @@ def _publish(command: Publish, table: Table, now: int) -> None:  # noqa: ARG001
     table.publish(command.key, command.message)
 
 
-RULES: Final[Rules] = {Take: _take, Publish: _publish}
+RULES: Final[Rules] = {Take: _take, TakeAll: _take_all, Publish: _publish}
