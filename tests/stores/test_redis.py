@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -350,6 +352,52 @@ def test_a_walk_begins_again_when_the_server_was_started_again(
         finally:
             again.stop()
     assert met == keys
+
+
+def test_a_wait_that_is_cut_off_ends_and_the_next_one_waits(
+    proxy: FaultProxy, redis_url: str, client: redis.Redis
+) -> None:
+    box = "ap:t:lock:l:sx#me"
+    with ThreadPoolExecutor(1) as pool, open_store(proxy.url(redis_url)) as store:
+        for way in (store.receive, lambda *wait: asyncio.run(later(*wait))):
+
+            async def later(box: str, seconds: float) -> bool:
+                came = await store.areceive(box, seconds)
+                await store.aclose()
+                return came
+
+            waiting = pool.submit(way, box, 60.0)
+            wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "the wait")
+            proxy.cut()
+            assert waiting.result(30) is False
+            client.rpush("{ap:t:lock:l:sx}#me", "1")
+            assert way(box, 60.0) is True
+            proxy.cut()  # an idle connection of those that wait: noticed before it is used
+            client.rpush("{ap:t:lock:l:sx}#me", "1")
+            assert way(box, 60.0) is True
+
+
+def test_a_host_that_does_not_answer_costs_the_time_to_connect() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(3):  # nobody accepts, so that there is no place for another
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        url = f"redis://127.0.0.1:{address[1]}?connect_timeout=0.2&timeout=60"
+        store = stack.enter_context(open_store(url))
+        with pytest.raises(StoreUnavailable, match=r"(?i)time"):
+            store.execute(Add(KEY))
+
+        async def work() -> None:
+            with pytest.raises(StoreUnavailable, match=r"(?i)time"):
+                await store.aexecute(Add(KEY))
+            await store.aclose()
+
+        asyncio.run(work())
 
 
 def test_a_wait_ends_when_the_server_is_demoted(start: Callable[..., Server]) -> None:

@@ -29,6 +29,12 @@ from anypod.cli import main
 from anypod.commands import Acquire, Add, Get, Publish, Put, Release, Total, mailbox
 from anypod.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from anypod.stores import Store, open_store
+from anypod.stores.conformance.faults import CASES
+from anypod.stores.conformance.ground import fresh
+
+# docs/stores.md promises that these are enough.
+PLACES = "~ap:* ~{ap:* &ap:*"
+RIGHTS = "+@read +@write +@scripting +@connection +@pubsub +time +cluster|slots +cluster|nodes"
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("topologies")]
 
@@ -270,6 +276,15 @@ def test_sentinels_and_their_primary_over_tls(redis_watched: Watched, tmp_path: 
         assert (watch.connections, data.connections) == (2, 2)
         with open_store(url) as store, pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
             store.execute(Add(key))
+
+
+def test_the_rights_that_a_user_of_a_cluster_needs(bare: Cluster) -> None:
+    for node in bare.nodes:
+        bare.ask(node, "ACL", "SETUSER", *f"shop on >pa55 {PLACES} {RIGHTS}".split())
+    with open_store(f"redis+cluster://shop:pa55@{bare.hosts}", namespace="t") as store:
+        for case in CASES:
+            store.execute(case.command(key := fresh(), case.prepare(store, key)))
+        assert store.receive("ap:t:lock:l:sx#me", 0.0) is False
 
 
 def test_a_cluster_over_tls(bare: Cluster, tmp_path: Path) -> None:

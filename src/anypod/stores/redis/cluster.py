@@ -205,7 +205,7 @@ class ClusterDriver(RedisDriver):
             known = word(said)
             if node is not None and known in ELSEWHERE and turns < MOST_TURNS:
                 turns += 1
-                node, front = self._instead(said, slot, node, codec, asking=bool(front))
+                node, front = self._instead(said, slot, node, codec, asking=ASKING in front)
                 pause = next(later, None) if turns > QUICK_TURNS else None
             elif known in NOT_NOW or node is None:
                 # Only TRYAGAIN says that the owner is the same as before.
@@ -279,14 +279,21 @@ class ClusterDriver(RedisDriver):
     def receive(self, mailbox: str, seconds: float) -> bool:
         """Take a notification out of a mailbox, on the node of its slot."""
         node = run(self._whose(mailbox))
-        requests = [mailbox_request(mailbox, seconds)]
-        return came(node.lanes.exchange(requests, max(0.0, seconds))[0])
+        try:
+            reply = node.lanes.exchange([mailbox_request(mailbox, seconds)], max(0.0, seconds))[0]
+        except ReplyLost:
+            return False  # the waiter looks again by itself
+        return came(reply)
 
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
         node = await arun(self._whose(mailbox))
         requests = [mailbox_request(mailbox, seconds)]
-        return came((await node.lanes.aexchange(requests, max(0.0, seconds)))[0])
+        try:
+            reply = (await node.lanes.aexchange(requests, max(0.0, seconds)))[0]
+        except ReplyLost:
+            return False
+        return came(reply)
 
     def _whose(self, mailbox: str) -> Course:
         """The node that has a mailbox: found out by a command that cannot mislead."""

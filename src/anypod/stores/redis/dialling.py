@@ -126,6 +126,7 @@ class Dialler:
     def __init__(self, plan: Plan) -> None:
         self.timeout: float = plan.settings["timeout"]
         self._plan = plan
+        self._sentinels = plan.addresses  # the one that answered last stands first
         self._common: dict[str, Any] = {
             "protocol": int(plan.settings["protocol"]),
             "socket_timeout": plan.settings["timeout"],
@@ -164,9 +165,10 @@ class Dialler:
         """
         question = request("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._plan.primary)
         said: list[str] = []
-        for host, port in self._plan.addresses:
+        for address in self._sentinels:
+            host, port = address
             try:
-                link = Link(self._sentinel((host, port)), self.timeout)
+                link = Link(self._sentinel(address), self.timeout)
             except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
                 said.append(f"{host}:{port}: {failure}")
                 continue
@@ -178,6 +180,8 @@ class Dialler:
             finally:
                 link.close()
             if isinstance(reply, list) and len(reply) == 2:
+                others = (other for other in self._plan.addresses if other != address)
+                self._sentinels = (address, *others)
                 return reply[0].decode(), int(reply[1])
             said.append(f"{host}:{port} knows no primary {self._plan.primary!r} ({reply})")
         raise NotSent("no sentinel names a primary: " + "; ".join(said))

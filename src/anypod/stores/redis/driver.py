@@ -239,9 +239,15 @@ class RedisDriver:
     # --- notifications
 
     def receive(self, mailbox: str, seconds: float) -> bool:
-        """Take a notification out of a mailbox, waiting on a connection of its own."""
+        """Take a notification out of a mailbox, waiting on a connection of its own.
+
+        A wait that is cut off ends without one, and the waiter looks again by itself.
+        """
         requests = [mailbox_request(mailbox, seconds)]
-        reply = self._node.lanes.exchange(requests, max(0.0, seconds))[0]
+        try:
+            reply = self._node.lanes.exchange(requests, max(0.0, seconds))[0]
+        except ReplyLost:
+            return False
         if self._moves and word(reply) in DEMOTED:
             self._node.close()
         return came(reply)
@@ -249,7 +255,10 @@ class RedisDriver:
     async def areceive(self, mailbox: str, seconds: float) -> bool:
         """`receive`, without blocking the event loop."""
         requests = [mailbox_request(mailbox, seconds)]
-        reply = (await self._node.lanes.aexchange(requests, max(0.0, seconds)))[0]
+        try:
+            reply = (await self._node.lanes.aexchange(requests, max(0.0, seconds)))[0]
+        except ReplyLost:
+            return False
         if self._moves and word(reply) in DEMOTED:
             await self._node.aclose()
         return came(reply)
