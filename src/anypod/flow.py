@@ -4,7 +4,8 @@ A primitive is written once, as a generator: it yields steps and receives their 
 it blocking, `arun` awaiting. Neither knows what a step is for.
 
 Invariants:
-    - one yielded command is one atomic step of the store; nothing is atomic across two yields;
+    - one yielded command is one atomic step of the store; nothing is atomic across two yields, nor
+      across the commands that are yielded `Together`;
     - a failed step is thrown into the generator at its yield, so that `try` there works as usual;
     - a cancelled `arun` is a failed step like any other: the generator sees the cancellation at its
       yield, and the steps of its clean-up are executed before it goes on its way.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from anypod.stores import Store
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Execute several commands in as few exchanges as the store allows; together they are not atomic.
+
+    The reply is the list of their replies, in order. If one fails, that failure is thrown; the others execute or not.
+    """
+
+    commands: Sequence[Command[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,7 @@ class Call:
     function: Callable[[], Any]
 
 
-Step: TypeAlias = Command[Any] | Wait | Sleep | Call
+Step: TypeAlias = Command[Any] | Together | Wait | Sleep | Call
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
@@ -64,6 +75,8 @@ def run(store: Store, flow: Flow[T]) -> T:
             try:
                 if isinstance(step, Command):
                     reply = store.execute(step)
+                elif isinstance(step, Together):
+                    reply = store.execute_many(step.commands)
                 elif isinstance(step, Wait):
                     reply = store.receive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):
@@ -88,6 +101,8 @@ async def arun(store: Store, flow: Flow[T]) -> T:
             try:
                 if isinstance(step, Command):
                     reply = await store.aexecute(step)
+                elif isinstance(step, Together):
+                    reply = await store.aexecute_many(step.commands)
                 elif isinstance(step, Wait):
                     reply = await store.areceive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):

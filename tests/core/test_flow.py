@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from anypod import State
-from anypod.commands import Add, Added
-from anypod.flow import Call, Flow, Sleep, arun, run
+from anypod.commands import Add, Added, Put, Total
+from anypod.errors import RecordError
+from anypod.flow import Call, Flow, Sleep, Together, arun, run
+from anypod.observe import Event
 
 pytestmark = pytest.mark.quick
 
@@ -33,6 +35,39 @@ def test_replies_come_back_to_the_yield(store: Any) -> None:
         return doubled
 
     assert both(store, flow) == (2, 4)
+
+
+def test_commands_together_are_answered_in_order(store: Any) -> None:
+    def flow() -> Flow[list[int]]:
+        added: list[Added] = yield Together([Add("one"), Add("two", by=5), Add("one")])
+        return [reply.value for reply in added]
+
+    assert both(store, flow) == ([1, 5, 2], [3, 10, 4])
+
+
+def test_one_that_fails_among_several_is_raised_and_the_others_are_executed(store: Any) -> None:
+    store.execute(Put("value", b""))
+
+    def flow() -> Flow[int]:
+        try:
+            yield Together([Add("value"), Add("counter")])
+        except RecordError:
+            total: int = yield Total("counter")
+            return total
+        return 0
+
+    assert both(store, flow) == (1, 2)
+
+
+def test_each_of_several_commands_is_observed(store: Any) -> None:
+    events: list[Event] = []
+    store.observe(events.append)
+
+    def flow() -> Flow[None]:
+        yield Together([Add("ap::counter:one:n"), Add("ap::counter:two:n")])
+
+    both(store, flow)
+    assert [event.name for event in events] == ["one", "two", "one", "two"]
 
 
 def test_the_async_runner_awaits_what_a_call_returns(store: Any) -> None:

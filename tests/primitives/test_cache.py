@@ -17,6 +17,8 @@ from tests.primitives.local_probe import until
 
 from anypod import ConfigurationError, State, StoreUnavailable
 from anypod.commands import CacheFill, CacheInvalidate, CacheRead, CacheRelease, Command
+from anypod.observe import Event
+from anypod.primitives import degraded
 from anypod.primitives.cache import Cache
 from anypod.primitives.local import ReentrantLoad
 
@@ -594,11 +596,15 @@ class TestWithoutStore:
     def test_reads_go_on_without_and_say_so(
         self, nowhere: State, caplog: pytest.LogCaptureFixture
     ) -> None:
+        degraded._logged.clear()
+        events: list[Event] = []
+        nowhere.observe(events.append)
         cache = nowhere.cache("data", ttl=10.0)
         with caplog.at_level(logging.WARNING):
             assert cache.get("a", "default") == "default"
             assert [cache.get_or_load("a", lambda n=n: n) for n in range(3)] == [0, 1, 2]
-        assert caplog.text.count("without the store") == 1
+        assert caplog.text.count("cache 'data' is degraded to 'allow'") == 1
+        assert sum(event.degraded == "allow" for event in events) >= 4
 
     def test_writes_raise(self, nowhere: State) -> None:
         cache = nowhere.cache("data", ttl=10.0)

@@ -16,7 +16,7 @@ Invariants:
     - a call that begins after `invalidate` or `put` returned, on any replica, does not get the value
       from before: every call reads the store itself, and a caller who waits for another's load takes
       its value only if the store accepted it, which it does only if nothing intervened;
-    - a hit costs one exchange, a miss two and the load;
+    - a hit costs one exchange, also with tags (`tags.py`), a miss two and the load;
     - callers get values of their own, decoded from the stored form, also the one who loaded;
     - what cannot be decoded is a miss and is replaced;
     - a failed invalidation raises; nothing else has to fail when the store does (`down`).
@@ -29,9 +29,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from msgspec import Struct
 
@@ -46,7 +46,9 @@ from anypod.commands import (
 from anypod.errors import ConfigurationError, RecordError, StoreError
 from anypod.flow import Call, Flow, Sleep, arun, run
 from anypod.keys import Key, encode
-from anypod.primitives.local_flight import SingleFlight
+from anypod.primitives.cache_flight import Answer, Flights, Fly
+from anypod.primitives.degraded import degraded
+from anypod.primitives.tags import Addresses, Tags
 from anypod.serializer import Serializer, Undecodable
 
 if TYPE_CHECKING:
@@ -57,25 +59,27 @@ D = TypeVar("D")
 
 _log: Final = logging.getLogger(__name__)
 
-_FIRST_PAUSE: Final = (
-    0.01  # seconds between two looks at a load elsewhere: doubled up to the longest
-)
+_FIRST_PAUSE: Final = 0.01  # seconds between two looks at a load elsewhere: doubled each time
 _LONGEST_PAUSE: Final = 0.25
 _LOG_EVERY: Final = 10.0  # seconds between two log lines about the same trouble
 
 
-class _Answer(Struct, frozen=True):
-    """What a flight brings. `shared`: also for those who joined it later than its own look."""
+class _Want(Struct, frozen=True):
+    """What a caller wants.
 
-    payload: bytes
-    shared: bool
+    Attributes:
+        address: where the value is.
+        tags: where the counters of its tags are.
+        loader: what loads it.
+        life: seconds for which it is fresh then.
+        patience: until when to wait for others, on this process's monotonic clock.
+    """
 
-
-class _Fly(Protocol):
-    def __call__(
-        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
-    ) -> tuple[_Answer, bool] | Awaitable[tuple[_Answer, bool]]:
-        """Run `flow()` in a flight; tell whether this caller led it."""
+    address: str
+    tags: Addresses
+    loader: Callable[[], Any] | None
+    life: float
+    patience: float
 
 
 class Cache(Generic[T]):
@@ -148,31 +152,46 @@ class Cache(Generic[T]):
         self._store = store
         self._type = type
         self._serializer: Serializer[T] = Serializer(type)
-        self._flights = SingleFlight(name)
+        self._flights = Flights(store, name)
+        self._tags = Tags(store, name, schema)
         self._prefix = ""
         self._logged = -math.inf
 
     @overload
-    def get(self, key: Key) -> T | None: ...
+    def get(self, key: Key, *, tags: Iterable[Key] = ()) -> T | None: ...
     @overload
-    def get(self, key: Key, default: D) -> T | D: ...
-    def get(self, key: Key, default: D | None = None) -> T | D | None:
+    def get(self, key: Key, default: D, *, tags: Iterable[Key] = ()) -> T | D: ...
+    def get(self, key: Key, default: D | None = None, *, tags: Iterable[Key] = ()) -> T | D | None:
         """The value at `key` while it is fresh, else `default`. Loads nothing.
+
+        Args:
+            key: what to find it by.
+            default: what to answer where there is none.
+            tags: those that it was stored with, in any order.
 
         Raises:
             StoreError: only with `down="raise"`.
         """
-        return run(self._store, self._get(key, default))
+        return run(self._store, self._get(key, default, tags))
 
     @overload
-    async def aget(self, key: Key) -> T | None: ...
+    async def aget(self, key: Key, *, tags: Iterable[Key] = ()) -> T | None: ...
     @overload
-    async def aget(self, key: Key, default: D) -> T | D: ...
-    async def aget(self, key: Key, default: D | None = None) -> T | D | None:
+    async def aget(self, key: Key, default: D, *, tags: Iterable[Key] = ()) -> T | D: ...
+    async def aget(
+        self, key: Key, default: D | None = None, *, tags: Iterable[Key] = ()
+    ) -> T | D | None:
         """`get`, awaiting."""
-        return await arun(self._store, self._get(key, default))
+        return await arun(self._store, self._get(key, default, tags))
 
-    def get_or_load(self, key: Key, loader: Callable[[], T], *, ttl: float | None = None) -> T:
+    def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], T],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+    ) -> T:
         """The value at `key`, loaded by one caller on one replica if it is not there.
 
         Args:
@@ -181,37 +200,51 @@ class Cache(Generic[T]):
                 everybody who waits for it in this process, and nothing is stored, unless an old value
                 may still be served.
             ttl: seconds for which a value loaded now is fresh, instead of the cache's own.
+            tags: what else forgets the value (`invalidate_tag`), at most 16; the same ones wherever
+                this key is read or stored.
 
         Raises:
             ReentrantLoad: the loader asks for the same key again.
             TypeError: the loaded value would not come back equal, or is not of the cache's type.
             StoreError: only with `down="raise"`.
         """
-        return run(self._store, self._get_or_load(key, loader, ttl, self._fly))
+        want = self._want(key, loader, ttl, tags)
+        return run(self._store, self._get_or_load(want, self._flights.fly))
 
     async def aget_or_load(
-        self, key: Key, loader: Callable[[], Awaitable[T] | T], *, ttl: float | None = None
+        self,
+        key: Key,
+        loader: Callable[[], Awaitable[T] | T],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
     ) -> T:
         """`get_or_load`, awaiting; a cancelled caller harms no other who waits for the same load."""
-        return await arun(self._store, self._get_or_load(key, loader, ttl, self._afly))
+        want = self._want(key, loader, ttl, tags)
+        return await arun(self._store, self._get_or_load(want, self._flights.afly))
 
-    def put(self, key: Key, value: T, *, ttl: float | None = None) -> None:
+    def put(
+        self, key: Key, value: T, *, ttl: float | None = None, tags: Iterable[Key] = ()
+    ) -> None:
         """Store `value`, whatever stands there; a load that began before is not stored any more.
 
         Args:
             key: what to find it by.
             value: what to store.
             ttl: seconds for which it is fresh, instead of the cache's own.
+            tags: as for `get_or_load`; one that was invalidated before this call does not touch the value.
 
         Raises:
             TypeError: the value would not come back equal, or is not of the cache's type.
             StoreError: it was not stored, or nobody knows; see its class.
         """
-        run(self._store, self._put(key, value, ttl))
+        run(self._store, self._put(key, value, ttl, tags))
 
-    async def aput(self, key: Key, value: T, *, ttl: float | None = None) -> None:
+    async def aput(
+        self, key: Key, value: T, *, ttl: float | None = None, tags: Iterable[Key] = ()
+    ) -> None:
         """`put`, awaiting."""
-        await arun(self._store, self._put(key, value, ttl))
+        await arun(self._store, self._put(key, value, ttl, tags))
 
     def invalidate(self, key: Key) -> None:
         """Forget the value at `key` on every replica, and void every load of it that has begun.
@@ -227,13 +260,28 @@ class Cache(Generic[T]):
         """`invalidate`, awaiting."""
         await arun(self._store, self._invalidate(key))
 
+    def invalidate_tag(self, tag: Key) -> None:
+        """Forget every value that was stored with this tag, on every replica, and whatever is being loaded.
+
+        One command, however many they are. Call it after the write that it is for was committed.
+
+        Raises:
+            StoreError: the old values may still be served until their `ttl` is over; invalidate again.
+        """
+        run(self._store, self._invalidate_tag(tag))
+
+    async def ainvalidate_tag(self, tag: Key) -> None:
+        """`invalidate_tag`, awaiting."""
+        await arun(self._store, self._invalidate_tag(tag))
+
     def __repr__(self) -> str:
         return f"Cache({self.name!r}, ttl={self.ttl:g}, stale={self.stale:g})"
 
     # --- flows ------------------------------------------------------------------------------------
 
-    def _get(self, key: Key, default: D | None) -> Flow[T | D | None]:
-        reply = yield from self._read(self._address(key), lease=0.0, early=0.0)
+    def _get(self, key: Key, default: D | None, tags: Iterable[Key]) -> Flow[T | D | None]:
+        want = self._want(key, None, None, tags)
+        reply, _ = yield from self._look(want, lease=0.0, early=0.0)
         if reply is None or reply.payload is None or reply.stale:
             return default
         try:
@@ -241,25 +289,20 @@ class Cache(Generic[T]):
         except Undecodable:
             return default
 
-    def _get_or_load(
-        self, key: Key, loader: Callable[[], Any], ttl: float | None, fly: _Fly
-    ) -> Flow[T]:
-        address = self._address(key)
-        life = self._life(ttl)
-        patience = time.monotonic() + self.wait
+    def _get_or_load(self, want: _Want, fly: Fly) -> Flow[T]:
         mended = False
         while True:
-            reply = yield from self._read(address, lease=self.lease, early=self._early())
+            reply, mark = yield from self._look(want, lease=self.lease, early=self._early())
             if reply is not None and reply.payload is not None and reply.lease is None:
-                answer = _Answer(reply.payload, shared=False)
+                answer = Answer(reply.payload, mark, shared=False)
             else:
-                flow, displace = self._flight(address, reply, loader, life, patience)
-                answer, led = yield Call(partial(fly, address, flow, displace))
-                if not led and not answer.shared:
+                flow, displace = self._flight(want, reply, mark)
+                answer, led = yield Call(partial(fly, want.address, flow, displace))
+                if not led and not (answer.shared and answer.mark == mark):
                     # It may be older than this call: look again, for as long as there is patience.
-                    if time.monotonic() < patience:
+                    if time.monotonic() < want.patience:
                         continue
-                    answer = yield from self._load_alone(loader, shared=False)
+                    answer = yield from self._load_alone(want, mark, shared=False)
             try:
                 return self._serializer.decode(answer.payload)
             except Undecodable as failure:
@@ -269,35 +312,23 @@ class Cache(Generic[T]):
                         f"({failure}); give the new version of the values another schema="
                     ) from failure
                 mended = True
-                yield CacheInvalidate(address, self._memory)
+                yield CacheInvalidate(want.address, self._memory)
 
     def _flight(
-        self,
-        address: str,
-        reply: CacheReply | None,
-        loader: Callable[[], Any],
-        life: float,
-        patience: float,
-    ) -> tuple[Callable[[], Flow[_Answer]], bool]:
+        self, want: _Want, reply: CacheReply | None, mark: str
+    ) -> tuple[Callable[[], Flow[Answer]], bool]:
         """What to do after a look that brought no value to serve, and whether to lead in any case."""
         if reply is None:
-            return partial(self._load_alone, loader, shared=True), False
+            return partial(self._load_alone, want, mark, shared=True), False
         if reply.lease is not None:
-            return partial(self._load, address, reply.lease, reply.payload, loader, life), True
-        return partial(self._wait, address, reply.lease_left, loader, life, patience), False
+            return partial(self._load, want, mark, reply.lease, reply.payload), True
+        return partial(self._wait, want, mark, reply.lease_left), False
 
-    def _load(
-        self,
-        address: str,
-        lease: int,
-        old: bytes | None,
-        loader: Callable[[], Any],
-        life: float,
-    ) -> Flow[_Answer]:
+    def _load(self, want: _Want, mark: str, lease: int, old: bytes | None) -> Flow[Answer]:
         """Load and store under the lease; `old` is what may still be served."""
         began = time.monotonic()
         try:
-            payload = yield from self._loaded(loader)
+            payload = yield from self._loaded(want.loader)
         except Exception as failure:
             if old is not None:
                 # The lease stands until it runs out: so long nobody tries again, and all serve this.
@@ -306,88 +337,96 @@ class Cache(Generic[T]):
                     type(failure).__name__,
                     failure,
                 )
-                return _Answer(old, shared=False)
-            yield from self._release(address, lease)
+                return Answer(old, mark, shared=False)
+            yield from self._release(want.address, lease)
             raise
         except GeneratorExit:
             raise
         except BaseException:
-            yield from self._release(address, lease)
+            yield from self._release(want.address, lease)
             raise
         took = time.monotonic() - began
-        fill = CacheFill(address, lease, self.schema, payload, life, life + self.stale, took)
+        life = want.life
+        fill = CacheFill(want.address, lease, mark, payload, life, life + self.stale, took)
         try:
             filled: Filled = yield fill
         except StoreError as failure:
             if self.down == "raise":
                 raise
             self._say("a loaded value could not be stored: %s", failure)
-            return _Answer(payload, shared=False)
+            return Answer(payload, mark, shared=False)
         if not filled.accepted and took > self.lease:
             self._say("a load took %.1f s, longer than its lease of %.1f s", took, self.lease)
-        return _Answer(payload, shared=filled.accepted)
+        return Answer(payload, mark, shared=filled.accepted)
 
-    def _load_alone(self, loader: Callable[[], Any], *, shared: bool) -> Flow[_Answer]:
+    def _load_alone(self, want: _Want, mark: str, *, shared: bool) -> Flow[Answer]:
         """Load without storing: the store cannot be reached, or somebody else takes too long."""
-        payload = yield from self._loaded(loader)
-        return _Answer(payload, shared)
+        payload = yield from self._loaded(want.loader)
+        return Answer(payload, mark, shared)
 
-    def _wait(
-        self,
-        address: str,
-        left: float,
-        loader: Callable[[], Any],
-        life: float,
-        patience: float,
-    ) -> Flow[_Answer]:
+    def _wait(self, want: _Want, mark: str, left: float) -> Flow[Answer]:
         """Wait for the value that somebody else loads, on another replica or just before us here."""
         pause = _FIRST_PAUSE
         while True:
-            rest = patience - time.monotonic()
+            rest = want.patience - time.monotonic()
             if rest <= 0:
-                return (yield from self._load_alone(loader, shared=False))
+                return (yield from self._load_alone(want, mark, shared=False))
             yield Sleep(min(pause, rest, max(left, 0.001)))
             pause = min(pause * 2, _LONGEST_PAUSE)
-            reply = yield from self._read(address, lease=self.lease, early=0.0)
+            reply, mark = yield from self._look(want, lease=self.lease, early=0.0)
             if reply is None:
-                return (yield from self._load_alone(loader, shared=True))
+                return (yield from self._load_alone(want, mark, shared=True))
             if reply.lease is not None:
-                return (yield from self._load(address, reply.lease, reply.payload, loader, life))
+                return (yield from self._load(want, mark, reply.lease, reply.payload))
             if reply.payload is not None:
-                return _Answer(reply.payload, shared=False)
+                return Answer(reply.payload, mark, shared=False)
             left = reply.lease_left
 
-    def _put(self, key: Key, value: T, ttl: float | None) -> Flow[None]:
-        address = self._address(key)
-        life = self._life(ttl)
-        fill = CacheFill(address, None, self.schema, self._encoded(value), life, life + self.stale)
-        self._detach(address)
-        yield fill
-        self._detach(address)
+    def _put(self, key: Key, value: T, ttl: float | None, tags: Iterable[Key]) -> Flow[None]:
+        want = self._want(key, None, ttl, tags)
+        life, payload, mark = want.life, self._encoded(value), self.schema
+        self._flights.dismiss(want.address)
+        if want.tags:
+            mark = yield from self._tags.mark(want.tags, self._needed(want))
+        yield CacheFill(want.address, None, mark, payload, life, life + self.stale)
+        self._flights.dismiss(want.address)
 
     def _invalidate(self, key: Key) -> Flow[None]:
         address = self._address(key)
         # Before, so that nobody joins a load that the command is about to void; after, because one may
         # have begun in between.
-        self._detach(address)
+        self._flights.dismiss(address)
         yield CacheInvalidate(address, self._memory)
-        self._detach(address)
+        self._flights.dismiss(address)
+
+    def _invalidate_tag(self, tag: Key) -> Flow[None]:
+        # A load under way keeps its mark, under which nobody looks for its value any more.
+        yield CacheInvalidate(self._tags.address(tag), self._memory)
 
     # --- steps ------------------------------------------------------------------------------------
 
-    def _read(self, address: str, *, lease: float, early: float) -> Flow[CacheReply | None]:
-        """Look into the store; None if it cannot tell and the caller may go on without."""
+    def _look(
+        self, want: _Want, *, lease: float, early: float
+    ) -> Flow[tuple[CacheReply | None, str]]:
+        """Look into the store: the reply, or None if it cannot tell; and the mark of a value loaded now."""
+        mark = self.schema
         try:
-            reply: CacheReply = yield CacheRead(address, self.schema, lease, early)
+            if want.tags:
+                peek = partial(CacheRead, want.address, lease=0.0)
+                mark, reply = yield from self._tags.look(want.tags, self._needed(want), peek)
+                if reply is not None and (
+                    not lease
+                    or (reply.payload is not None and early * reply.load_seconds < reply.soft_left)
+                ):
+                    return reply, mark
+            return (yield CacheRead(want.address, mark, lease, early)), mark
         except RecordError as failure:
             self._say("a record cannot be read and is left as it is: %s", failure)
-            return None
         except StoreError as failure:
             if self.down == "raise":
                 raise
-            self._say("reading without the store: %s", failure)
-            return None
-        return reply
+            degraded(self._store, "cache", self.name, self.down, failure)
+        return None, mark
 
     def _release(self, address: str, lease: int) -> Flow[None]:
         try:
@@ -395,7 +434,8 @@ class Cache(Generic[T]):
         except StoreError as failure:  # it runs out by itself
             self._say("a lease could not be given back: %s", failure)
 
-    def _loaded(self, loader: Callable[[], Any]) -> Flow[bytes]:
+    def _loaded(self, loader: Callable[[], Any] | None) -> Flow[bytes]:
+        assert loader is not None
         value: Any = yield Call(loader)
         if inspect.iscoroutine(value):
             value.close()
@@ -417,38 +457,25 @@ class Cache(Generic[T]):
 
     # --- odds and ends ----------------------------------------------------------------------------
 
-    def _fly(
-        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
-    ) -> tuple[_Answer, bool]:
-        led = False
-
-        def lead() -> _Answer:
-            nonlocal led
-            led = True
-            return run(self._store, flow())
-
-        return self._flights.run(address, lead, displace=displace), led
-
-    async def _afly(
-        self, address: str, flow: Callable[[], Flow[_Answer]], displace: bool
-    ) -> tuple[_Answer, bool]:
-        led = False
-
-        async def lead() -> _Answer:
-            nonlocal led
-            led = True
-            return await arun(self._store, flow())
-
-        return await self._flights.arun(address, lead, displace=displace), led
-
-    def _detach(self, address: str) -> None:
-        with self._flights.lock:
-            self._flights.detach(address)
-
     def _address(self, key: Key) -> str:
         if not self._prefix:
             self._prefix = self._store.prefix("cache", self.name)
         return self._prefix + encode(key)
+
+    def _want(
+        self,
+        key: Key,
+        loader: Callable[[], Any] | None,
+        ttl: float | None,
+        tags: Iterable[Key],
+    ) -> _Want:
+        found = self._tags.addresses(tags) if tags else ()
+        patience = time.monotonic() + self.wait
+        return _Want(self._address(key), found, loader, self._life(ttl), patience)
+
+    def _needed(self, want: _Want) -> float:
+        """Seconds for which the versions of tags must be remembered: as long as what is loaded now."""
+        return want.life + self.stale + self.lease
 
     def _life(self, ttl: float | None) -> float:
         if ttl is None:

@@ -12,11 +12,13 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import os
 import re
 import time
+from collections.abc import Sequence
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -130,6 +132,31 @@ class Store:
             return await self._aexecute(command)
         except self._errors as failure:
             raise self._failed(failure, command) from failure
+
+    def execute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Execute commands that need not be atomic together, in as few exchanges as the engine allows.
+
+        Raises:
+            StoreError: what became of the first that failed; each of the others was executed, or failed too.
+        """
+        if self._breaker.failures or len(commands) == 1:
+            return [self.execute(command) for command in commands]
+        start = time.perf_counter()
+        try:
+            replies = self.driver.execute_many(commands)
+        except self._errors as failure:
+            replies = [failure] * len(commands)
+        if self._observers:
+            for command, reply in zip(commands, replies, strict=True):
+                self._tell(command, start, reply)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise self._failed(reply, command) from reply
+        return replies
+
+    async def aexecute_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """`execute_many`, without blocking the event loop."""
+        return await asyncio.gather(*(self.aexecute(command) for command in commands))
 
     def _watched(self, command: Command[R]) -> R:
         self._breaker.enter()
