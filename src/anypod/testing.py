@@ -246,7 +246,7 @@ class _Pair:
         readable, _, _ = select.select([self._client, self._server], [], [])
         if self._client in readable:
             data = self._received()
-            if not data and self.late:
+            if not data and self.late and self._waiting:
                 self._server.recv(CHUNK)  # what arrived late is carried out nevertheless
             return bool(data) and self._request(data)
         data = self._server.recv(CHUNK)
@@ -263,7 +263,7 @@ class _Pair:
         if not self._waiting:
             self._waiting = True
             self._fault, self._delay = self._proxy.begin()
-            self.late = self._fault in (Fault.LATE_REQUEST, Fault.LATE_REPLY)
+            self.late = self.late or self._fault in (Fault.LATE_REQUEST, Fault.LATE_REPLY)
             if self._fault is Fault.LATE_REQUEST and self._closing.wait(self._delay):
                 return False
         if self._fault is Fault.BEFORE_REQUEST:
@@ -289,7 +289,8 @@ class _Pair:
         self._silent = self._silent or self._fault in (Fault.HALF_CLOSE, Fault.SILENCE)
         if not self._silent:
             self._client.sendall(data)
-        self.late = False
+        # What the client has said meanwhile, its farewell too, is still to be passed on.
+        self.late = self.late and bool(select.select([self._client], [], [], 0)[0])
         return True
 
     def close(self) -> None:

@@ -62,6 +62,20 @@ def test_the_pause_doubles_up_to_a_bound_and_starts_again_after_success() -> Non
     assert max(pauses) == LONGEST_PAUSE
 
 
+def test_many_that_fail_at_once_do_not_make_the_pause_longer() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(100):
+        breaker.failed(ConnectionError())
+    clock.now += FIRST_PAUSE
+    breaker.enter()
+    breaker.succeeded()
+    one = ConnectionError("of a connection that many shared")
+    for _ in range(100):
+        breaker.failed(one)
+    breaker.enter()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

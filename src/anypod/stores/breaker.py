@@ -5,7 +5,8 @@ by all of them together.
 
 Invariants:
     - only failures to reach the engine count; an engine that answers with an error is there;
-    - while it is open one command at a time is let through to see; its success closes the breaker;
+    - while it is open one command at a time is let through to see; its success closes the breaker, its
+      failure doubles the pause; what was under way when it opened changes nothing;
     - a breaker that has seen no failure costs one comparison.
 """
 
@@ -31,7 +32,7 @@ class Breaker:
         clock: seconds, monotonic.
     """
 
-    __slots__ = ("_clock", "_counted", "_last", "_pause", "_until", "failures")
+    __slots__ = ("_clock", "_counted", "_last", "_looking", "_pause", "_until", "failures")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures = 0  # in a row
@@ -40,6 +41,7 @@ class Breaker:
         self._until = 0.0
         self._last = ""
         self._counted: Exception | None = None
+        self._looking = False  # a command was let through to see
 
     def enter(self) -> None:
         """Let a command pass, or refuse it.
@@ -56,6 +58,7 @@ class Breaker:
                 f"attempt is in {self._until - now:.2f} s. The last one said: {self._last}"
             )
         self._until = now + self._pause  # this one looks; the others go on waiting
+        self._looking = True
 
     def failed(self, failure: Exception) -> None:
         """A command did not reach the engine; those that one lost connection took along count once."""
@@ -65,12 +68,14 @@ class Breaker:
         self.failures += 1
         self._last = str(failure) or type(failure).__name__
         if self.failures >= THRESHOLD:
-            if self.failures > THRESHOLD:
+            if self._looking:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._looking = False
             self._until = self._clock() + self._pause
 
     def succeeded(self) -> None:
         """The engine is there."""
         self.failures = 0
         self._counted = None
+        self._looking = False
         self._pause = FIRST_PAUSE
