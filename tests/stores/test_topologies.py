@@ -264,7 +264,7 @@ def test_sentinels_and_their_primary_over_tls(redis_watched: Watched, tmp_path: 
         Relay(primary.port, context=context) as data,
         Relay(sentinel.port, context=context, ports={primary.port: data.port}) as watch,
     ):
-        url = f"rediss+sentinel://localhost:{watch.port}/{redis_watched.name}"
+        url = f"valkeys+sentinel://localhost:{watch.port}/{redis_watched.name}"
         with open_store(f"{url}?ssl_ca_certs={certificate}") as store:
             assert store.execute(Add(key)).value == 1
 

@@ -50,6 +50,8 @@ DRIVERS: Final = {  # scheme → module with `open_driver(url)`, and the extra t
     "valkey+unix": ("anypod.stores.redis", "redis"),
     "valkey+sentinel": ("anypod.stores.redis", "redis"),
     "valkey+cluster": ("anypod.stores.redis", "redis"),
+    "valkeys+sentinel": ("anypod.stores.redis", "redis"),
+    "valkeys+cluster": ("anypod.stores.redis", "redis"),
     "postgresql": ("anypod.stores.postgres", "postgres"),
     "postgres": ("anypod.stores.postgres", "postgres"),
 }
