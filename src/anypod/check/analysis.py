@@ -91,6 +91,7 @@ class Analysis:
         self.parents: dict[Frame, tuple[Frame, int] | None] = {}
         self._named = named
         self._by_frame: dict[Frame, list[External]] | None = None
+        self._writes_by_frame: dict[Frame, list[Write]] | None = None
 
     def run(self) -> None:
         """Find the entry points, walk, and group."""
@@ -207,6 +208,14 @@ class Analysis:
             for external in self.externals:
                 self._by_frame.setdefault(external.frame, []).append(external)
         return self._by_frame.get(frame, [])
+
+    def writes_of(self, frame: Frame) -> list[Write]:
+        """What one frame changes in memory."""
+        if self._writes_by_frame is None:
+            self._writes_by_frame = {}
+            for write in self.walk.writes:
+                self._writes_by_frame.setdefault(write.frame, []).append(write)
+        return self._writes_by_frame.get(frame, [])
 
     def reached_from(self, frame: Frame) -> set[Frame]:
         """Every frame that a frame reaches, itself included."""

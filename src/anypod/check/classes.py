@@ -6,11 +6,17 @@ The lowest layer of resolution: `resolver` builds on it.
 from __future__ import annotations
 
 from anypod.check.containers import CONSTRUCTORS, CONTAINER_BASES
-from anypod.check.facts import Class, Function, Value
+from anypod.check.facts import CALLEE, Class, Function, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects
 from anypod.check.project import Project
 
 _CONTEXTS_PER_FUNCTION = 10
+# What makes a class a record: each instance gets a copy of each default.
+_RECORD_BASES = frozenset(
+    {"BaseModel", "SQLModel", "RootModel", "BaseSettings", "GenericModel", "Struct", "NamedTuple", "TypedDict"}
+)  # fmt: skip
+_GENERIC_BASES = frozenset({"Generic", "Protocol", "BaseModel", "GenericModel"})
+_RECORD_DECORATORS = frozenset({"dataclass", "define", "mutable", "frozen", "attrs", "attributes"})
 
 
 class Classes:
@@ -24,6 +30,7 @@ class Classes:
         self._methods: dict[tuple[tuple[str, str], str], tuple[Class, Function] | None] = {}
         self._lineages: dict[tuple[str, str], list[Class]] = {}
         self._bases: dict[tuple[str, str], tuple[Objects, ...]] = {}
+        self._records: dict[tuple[str, str], bool] = {}
 
     def held(self, place: Obj) -> Objects:
         """What a place may hold: see `places`."""
@@ -129,6 +136,29 @@ class Classes:
                     self._methods[memo] = (cls, function)
                     break
         return self._methods[memo]
+
+    def is_record(self, key: tuple[str, str]) -> bool:
+        """Whether the annotated defaults of a class belong to each instance: dataclasses, pydantic, attrs."""
+        if key not in self._records:
+            self._records[key] = False
+            self._records[key] = any(
+                name.rpartition(".")[2] in _RECORD_BASES for name in self.external_bases(key)
+            ) or any(self._is_record_by_decorator(cls) for cls in self.lineage(key))
+        return self._records[key]
+
+    def _is_record_by_decorator(self, cls: Class) -> bool:
+        calls = self.project.modules[cls.module].functions[cls.owner].body.calls
+        for decorator in cls.decorators:
+            value = calls[decorator[1]][CALLEE] if decorator[0] == "r" else decorator
+            name = value[2] if value[0] in "am" else value[1] if value[0] == "n" else ""
+            if name in _RECORD_DECORATORS:
+                return True
+        return False
+
+    def is_generic(self, key: tuple[str, str]) -> bool:
+        """Whether `[…]` after a class names a type rather than one of its objects."""
+        bases = {b.rpartition(".")[2] for b in self.external_bases(key)}
+        return bool(bases & _GENERIC_BASES or self.container_kind(key))
 
     def owner_of(self, key: tuple[str, str], name: str) -> Class | None:
         """The class in whose body `name` is bound."""

@@ -81,13 +81,16 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
 
 def _lock(analysis: Analysis, frame: Frame, line: int, column: int, place: Obj) -> Coordination:
     label = analysis.resolver_label(place)
+    held = analysis.resolver.held(place)
+    # A semaphore mostly spares this process's own resources: how many at once, not one after the other.
+    throttles = bool(held) and all("Semaphore" in h[1] for h in held if h[0] == "J")
     return Coordination(
         frame,
         line,
         column,
         label,
         f"lock {label} of one process guards what every replica changes",
-        ERROR,
+        WARNING if throttles else ERROR,
         "lock",
     )
 
@@ -156,25 +159,31 @@ def _is_shared_effect(analysis: Analysis, external: External) -> bool:
 
 
 def events(analysis: Analysis) -> Iterator[Coordination]:
-    """Events on which one request waits for another."""
-    seen: set[tuple[str, int]] = set()
+    """Events on which one request waits until another sets them.
+
+    An event that only a thread of this process waits for (or sets) drives what that process does for itself.
+    """
+    seen: dict[tuple[str, int], Coordination] = {}
+    sides: dict[str, set[str]] = {}
     for external in analysis.externals:
         kind, _, method = external.dotted.rpartition("().")
         if kind in _EVENTS and method in {"wait", "set"} and external.receiver is not None:
-            at = (external.frame.function.module, external.line)
-            if at in seen:
-                continue
-            seen.add(at)
             label = analysis.resolver_label(external.receiver)
-            yield Coordination(
-                external.frame,
-                external.line,
-                external.column,
-                label,
-                f"event {label} wakes only requests of this process",
-                ERROR,
-                "connections",
+            sides.setdefault(label, set()).add(method)
+            at = (external.frame.function.module, external.line)
+            seen.setdefault(
+                at,
+                Coordination(
+                    external.frame,
+                    external.line,
+                    external.column,
+                    label,
+                    f"event {label} wakes only requests of this process",
+                    ERROR,
+                    "connections",
+                ),
             )
+    yield from (found for found in seen.values() if len(sides[found.state]) == 2)
 
 
 def schedulers(analysis: Analysis) -> Iterator[Coordination]:

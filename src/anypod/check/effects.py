@@ -49,6 +49,9 @@ _HTTP_CLIENTS = (
 _KEYS = frozenset(
     {"idempotency_key", "idempotency", "request_id", "dedupe", "dedup", "transaction_id"}
 )
+_DATABASES = frozenset(
+    "session db dbsession database databases transaction tx uow conn connection sess s".split()  # noqa: SIM905
+)
 _DIAGNOSTIC = frozenset(
     "audit log logs event events activity activities metric metrics trail analytics visit view impression".split()  # noqa: SIM905
 )
@@ -155,25 +158,10 @@ def is_insert(analysis: Analysis, external: External) -> bool:
 
 def is_session(dotted: str) -> bool:
     """Whether a dotted name looks like a database session."""
-    lowered = dotted.lower()
-    return (
-        any(
-            part in lowered
-            for part in (
-                "session",
-                "?.db.",
-                "sqlmodel",
-                "database",
-                "sqlalchemy",
-                "sqlmodel",
-                "transaction",
-                "?.db",
-                "uow",
-                "conn",
-            )
-        )
-        and "flask.session" not in lowered
-    )
+    if "flask.session" in dotted:
+        return False
+    spoken = {w for part in re.split(r"[.()?]+", dotted) for w in words.words(part)}
+    return bool(spoken & _DATABASES) or "sqlalchemy" in dotted.lower() or "sqlmodel" in dotted
 
 
 def _is_new_row(analysis: Analysis, value: Value, frame: Frame) -> bool:

@@ -20,6 +20,7 @@ from anypod.check.registrations import (
     VERBS,
     VIEW_BASES,
     VIEW_DECORATORS,
+    VIEWSET_VERBS,
 )
 
 _GATEWAY_METHODS = frozenset({"__call__", "dispatch", "on_request", "on_response"})
@@ -227,18 +228,23 @@ class EntryPoints(Injection):
             return
         position, keyword = CALLS[name]
         target = next((v for k, v in call[KWARGS] if k == keyword), None)
-        if name == "add_route" and call[ARGS] and call[ARGS][0][0] == "r":
-            # `add_route(View.as_view(…), pattern)`
+        swapped = (
+            name == "add_route"
+            and len(call[ARGS]) > 1
+            and isinstance(self.resolver.constant(call[ARGS][1], frame), str)
+        )
+        if swapped:
+            # `add_route(view, pattern)`
             position = 0
         if target is None and len(call[ARGS]) > position:
             target = call[ARGS][position]
         if target is None:
             return
-        path = self.resolver.constant(call[ARGS][0], frame) if call[ARGS] else None
+        path = self.resolver.constant(call[ARGS][int(swapped)], frame) if call[ARGS] else None
         route = path if isinstance(path, str) else ""
         methods = _methods(name.removeprefix("add_"), call[KWARGS])
-        kind = "route" if position == 1 or name == "add_url_rule" else "hook"
-        for one in self.resolver.resolve(target, frame):
+        kind = "route" if position or swapped else "hook"
+        for one in self._named_by_text(target, frame) or self.resolver.resolve(target, frame):
             if one[0] == "F":
                 self.add(kind, methods, route, one, 0)
             elif one[0] == "C" and name in {"add_middleware", "Middleware"}:
@@ -248,6 +254,28 @@ class EntryPoints(Injection):
             elif one[0] == "J" and one[1].endswith(".as_view()"):
                 continue
         self._as_view(target, frame, route)
+
+    def _named_by_text(self, target: Value, frame: Frame) -> Objects:
+        """`getattr(self, name)` in a loop over a table: every method that takes a request."""
+        if target[0] != "r":
+            return ()
+        call = frame.function.body.calls[target[1]]
+        if call[CALLEE] != ("n", "getattr") or len(call[ARGS]) < 2:
+            return ()
+        if self.resolver.constant(call[ARGS][1], frame) is not None:
+            return ()
+        found: list[Obj] = []
+        for one in self.resolver.resolve(call[ARGS][0], frame):
+            if one[0] != "I":
+                continue
+            for owner in self.resolver.lineage(one[1]):
+                for qualname in owner.methods.values():
+                    function = self.resolver.project.modules[owner.module].functions[qualname]
+                    if {p[0] for p in function.params} & {"request", "req", "environ"}:
+                        # The object that registers its methods lives as long as the application.
+                        shared = ("P", ("s", *one[1]), ())
+                        found.extend(self.resolver.bind_method(function, shared))
+        return tuple(found)
 
     def _dependency(self, call: Value, frame: Frame) -> None:
         for one in self.resolver.resolve(call[ARGS][0], frame):
@@ -298,20 +326,28 @@ class EntryPoints(Injection):
     def _view_class(self, cls: Class, route: str) -> None:
         """One instance per request: `self` is fresh."""
         receiver = ("I", cls.key, -1)
-        for owner in self.resolver.lineage(cls.key):
+        lineage = self.resolver.lineage(cls.key)
+        named = {name.removeprefix("on_") for owner in lineage for name in owner.methods}
+        verbs = _VERBS
+        if any("ViewSet" in b for b in self.resolver.external_bases(cls.key)):
+            verbs = _VERBS | VIEWSET_VERBS
+        # Beside methods that are named after verbs, the others are called by them.
+        rest = "hook" if named & verbs.keys() else "view"
+        for owner in lineage:
             for name, qualname in owner.methods.items():
                 if name in _SKIPPED_METHODS or (name.startswith("__") and name != "__call__"):
                     continue
                 function = self.resolver.project.modules[owner.module].functions[qualname]
-                self._method(function, receiver, route)
+                verb = verbs.get(function.name.partition("@")[0].removeprefix("on_"))
+                self._method(function, receiver, route, verb, rest)
 
-    def _method(self, function: Function, receiver: Obj, route: str) -> None:
-        name = function.name.partition("@")[0]
-        short = name.removeprefix("on_")
-        methods = (short.upper(),) if short in VERBS else ()
+    def _method(
+        self, function: Function, receiver: Obj, route: str, verb: str | None, rest: str
+    ) -> None:
+        methods = (verb,) if verb else ()
         for one in self.resolver.bind_method(function, receiver):
             self.add(
-                "route" if methods else "view",
+                "route" if methods else rest,
                 methods,
                 route,
                 one,
@@ -420,6 +456,7 @@ class EntryPoints(Injection):
                         self.add("route", (), "", one, function.line)
 
 
+_VERBS = {verb: verb.upper() for verb in VERBS}
 _FALCON = frozenset({f"on_{verb}" for verb in VERBS})
 _FRAMEWORKS = (
     "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp", "quart", "litestar", "tornado",

@@ -76,7 +76,9 @@ class Expressions:
         )
         keywords = tuple((k.arg or "**", self.expr(k.value)) for k in node.keywords)
         index = len(self.calls)
-        if callee[-1] in REGISTRATIONS and callee[0] in _NAMED:
+        if (callee[-1] in REGISTRATIONS and callee[0] in _NAMED) or (
+            callee[0] == "l" and callee[1].rpartition(".")[2] in REGISTRATIONS
+        ):
             self.file.registrations.append((self.qualname, "", index))
         self.calls.append(
             (callee, arguments, keywords, node.lineno, node.col_offset, self.context, False)

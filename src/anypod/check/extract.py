@@ -19,7 +19,7 @@ from anypod.check.facts import (
     Value,
 )
 from anypod.check.registrations import DECORATORS
-from anypod.check.scopes import ClassScope, FileFacts, last_name
+from anypod.check.scopes import ClassScope, FileFacts, is_classvar, last_name
 from anypod.check.statements import Statements
 
 _SIMPLE = frozenset("knpvsrlcmx")
@@ -210,6 +210,8 @@ class Scope(Statements):
         """`name: annotation = value`."""
         if node.value is not None:
             self.bind(node.target, self.expr(node.value))
+            if self.body_of and type(node.target) is ast.Name and not is_classvar(node.annotation):
+                self.body_of[-1].fields.append(node.target.id)
         elif self.body_of and type(node.target) is ast.Name:
             self.body_of[-1].annotate(node.target.id, self.expr(node.annotation), node.lineno)
 
@@ -369,6 +371,8 @@ class Scope(Statements):
         qualname = f"{outer}.{node.name}" if outer else node.name
         scope = ClassScope(qualname)
         bases = tuple(self.expr(b) for b in node.bases)
+        if getattr(node, "type_params", None):
+            bases = (*bases, ("m", "typing", "Generic", 0))
         keywords = tuple((k.arg or "", self.expr(k.value)) for k in node.keywords)
         decorators = tuple(self.expr(d) for d in node.decorator_list)
         value: Value = ("c", qualname)
@@ -392,6 +396,7 @@ class Scope(Statements):
                 scope.attributes,
                 scope.methods,
                 scope.instance,
+                tuple(scope.fields),
             )
         )
 
@@ -406,16 +411,8 @@ class Scope(Statements):
             value = self.env.get(name, UNKNOWN)
             options = self.slots[value[1]] if value[0] == "s" else (value,)
             self.captured[name] = (*options, *extra)
-        body = (
-            self.calls,
-            self.effects,
-            self.returns,
-            self.tests,
-            self.contexts,
-            self.slots,
-            self.captured,
-        )
-        return marshal.dumps(body)
+        body = (self.calls, self.effects, self.returns, self.tests, self.contexts, self.slots)
+        return marshal.dumps((*body, self.captured))
 
     def read_function(self, node: Any) -> None:
         """Read a function or lambda and add its facts to the file's."""

@@ -22,7 +22,7 @@ from typing import Any
 
 Value = tuple[Any, ...]
 
-FACTS_VERSION = 7
+FACTS_VERSION = 8
 """Raise it whenever the layout or the meaning of a fact changes: stored facts of another version are void."""
 
 # Flags of a function.
@@ -121,7 +121,7 @@ class Class:
     """A class: its bases, what its body binds, and what its methods assign to `self`."""
 
     __slots__ = (
-        "attributes", "bases", "decorators", "instance", "key", "keywords", "line", "methods", "module",
+        "attributes", "bases", "decorators", "fields", "instance", "key", "keywords", "line", "methods", "module",
         "name", "owner", "qualname",
     )  # fmt: skip
 
@@ -136,6 +136,8 @@ class Class:
     methods: dict[str, str]
     # name -> [(method's qualname, value, line), …]
     instance: dict[str, list[tuple[str, Value, int]]]
+    # Names that are declared with a type and a default.
+    fields: tuple[str, ...]
 
     def __init__(self, module: str, raw: tuple[Any, ...]) -> None:
         (
@@ -148,6 +150,7 @@ class Class:
             self.attributes,
             self.methods,
             self.instance,
+            self.fields,
         ) = raw
         self.module = module
         self.key = (module, self.qualname)

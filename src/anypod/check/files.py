@@ -241,12 +241,28 @@ def _dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
             for callee in analysis.resolver.callees(where, one[1]):
                 if callee[0] in "EX":
                     yield str(callee[1] if callee[0] == "E" else callee[2])
+                elif callee[0] == "F":
+                    yield from _dotted_returned(
+                        analysis, analysis.resolver.child(where, one[1], callee)
+                    )
         elif one[0] in {"n", "a"}:
             for found in analysis.resolver.resolve(one, where):
                 if found[0] in "EJ":
                     yield str(found[1])
                 elif found[0] == "P" and found[1][0] == "env":
                     yield "os.environ"
+
+
+def _dotted_returned(analysis: Analysis, frame: Frame, depth: int = 3) -> Iterator[str]:
+    """What a helper's result is made of: `get_temp_dir()`."""
+    for value in frame.function.body.returns:
+        yield from analysis.externals_in(value, frame)
+        for one in analysis.deep(value, frame):
+            if one[0] == "r" and depth:
+                for callee in analysis.resolver.callees(frame, one[1]):
+                    if callee[0] == "F":
+                        child = analysis.resolver.child(frame, one[1], callee)
+                        yield from _dotted_returned(analysis, child, depth - 1)
 
 
 def _is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:

@@ -99,3 +99,14 @@ def walk(value: Value | None) -> list[Value]:
         elif tag == "u":
             stack.extend(current[1])
     return found
+
+
+def parts_of(display: Value, key: object) -> tuple[Value, ...]:
+    """The parts of a display that `[key]` may give."""
+    parts: tuple[Value, ...] = display[2]
+    if isinstance(key, int) and display[1] == "tuple" and -len(parts) <= key < len(parts):
+        return (parts[key],)
+    if isinstance(key, str) and len(display) > 3:
+        known = tuple(v for k, v in zip(display[3], parts, strict=False) if k == ("k", key))
+        return known or parts
+    return parts

@@ -115,4 +115,4 @@ def last_part(value: Value) -> str:
         return str(value[2])
     if value[0] == "m":
         return str(value[2])
-    return str(value[1]) if value[0] == "n" else ""
+    return str(value[1]).rpartition(".")[2] if value[0] in "nl" else ""

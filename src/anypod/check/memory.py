@@ -24,12 +24,22 @@ from anypod.check.origins import (
     is_request,
     loads_data,
 )
-from anypod.check.purposes import has_ttl, own_names, purpose_of
+from anypod.check.purposes import (
+    clears,
+    expires_with_a_sibling,
+    has_ttl,
+    own_names,
+    purpose_of,
+    without_restored,
+)
 from anypod.check.reach import Write
 
 _IN_FLIGHT = frozenset({"flight", "flights", "inflight", "singleflight"})
 _OWN_BUSINESS = frozenset(
     {
+        "ensured",
+        "mtime",
+        "patched",
         "breaker",
         "breakers",
         "circuit",
@@ -41,6 +51,7 @@ _OWN_BUSINESS = frozenset(
         "tracer",
     }
 )
+_LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations"})
 _METRICS = ("prometheus_client.", "statsd.", "opentelemetry.", "datadog.", "sentry_sdk.")
 
 
@@ -77,8 +88,8 @@ def _merged(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _judge(analysis: Analysis, state: State) -> Verdict | None:
-    if state.name.strip("_") in {"logged", "last_logged"}:
-        # When something was last said in the log.
+    if words.words(state.name) & _LOGGED and not words.any_of([state.name], words.SESSION):
+        # What was last said in the log, and when.
         return None
     if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):
         # Who waits for whom within one process, and what protects or reports this process alone.
@@ -86,7 +97,11 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
     if not state.writes or analysis.is_per_context(state) or _is_external(analysis, state):
         return None
     writes = tuple(w for w in state.writes if not _is_plumbing(analysis, state, w))
-    if not writes:
+    writes = without_restored(analysis, state, writes)
+    if not writes or expires_with_a_sibling(analysis, state, writes):
+        return None
+    if len(writes) < len(state.writes) and all(clears(w) for w in writes):
+        # A client or a task that is dropped, to be made anew.
         return None
     purpose = purpose_of(analysis, state, writes)
     if purpose == "cache":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.facts import Value
-from anypod.check.frames import Frame
+from anypod.check.frames import Frame, Obj
 from anypod.check.reach import Write
 
 CLOCK = (
@@ -160,16 +160,26 @@ def is_loader(dotted: str) -> bool:
 
 def is_client(analysis: Analysis, value: Value, frame: Frame) -> bool:
     """Whether a value is nothing but a client, a pool or the like, made from configuration."""
-    objects = analysis.resolver.resolve(value, frame)
-    return bool(objects) and all(
-        o[0] == "J"
-        and (
-            o[1].rpartition(".")[2] in _MAKERS
-            or o[1].endswith(("Client", "Pool", "Engine", "Session"))
+    objects = [o for o in analysis.resolver.resolve(value, frame) if o != ("K", None)]
+    return bool(objects) and all(_is_client(analysis, o) for o in objects)
+
+
+def _is_client(analysis: Analysis, one: Obj) -> bool:
+    if one[0] == "J":
+        last = one[1].removesuffix("()").rpartition(".")[2]
+        return last in _MAKERS or last.endswith(("Client", "Pool", "Engine", "Session"))
+    if one[0] == "I":
+        # A client of the project's own, made from configuration: what it keeps is judged by itself.
+        made, frame, _ = analysis.resolver.fresh[one[2]] if one[2] >= 0 else (None, None, ())
+        return one[1][1].endswith(("Client", "Pool", "Engine")) and not (
+            made is not None
+            and frame is not None
+            and any(is_request(analysis, v, frame) for v in analysis.deep(made, frame))
         )
-        for o in objects
-        if o != ("K", None)
-    )
+    if one[0] == "D" and one[1] == "tuple":
+        inner = analysis.resolver.element(one)
+        return bool(inner) and all(_is_client(analysis, o) for o in inner)
+    return False
 
 
 def is_request(analysis: Analysis, value: Value, frame: Frame) -> bool:

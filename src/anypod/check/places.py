@@ -93,7 +93,10 @@ class Places(Classes):
         return ()
 
     def _class_holds(self, root: Obj, name: str) -> Objects:
-        cls = self.project.class_((root[1], root[2]))
+        return self.class_values(self.project.class_((root[1], root[2])), name)
+
+    def class_values(self, cls: Class, name: str) -> Objects:
+        """What the body of a class binds to a name."""
         owner = self.project.modules[cls.module].functions[cls.owner]
         frame = self.frame(owner, startup=True)
         return union(*(self.resolve(v, frame) for v, _ in cls.attributes.get(name, ())))

@@ -6,7 +6,13 @@ from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.facts import ARGS, Value
 from anypod.check.frames import Frame, Obj
-from anypod.check.origins import CLOCK, calls_parameter, guarded_by_itself, loads_data
+from anypod.check.origins import (
+    CLOCK,
+    calls_parameter,
+    guarded_by_itself,
+    is_request,
+    loads_data,
+)
 from anypod.check.reach import Write
 
 
@@ -109,6 +115,10 @@ def _stores_more_than_time(analysis: Analysis, write: Write) -> bool:
     value = write.value
     if value is None or write.op in {"aug", "augattr"}:
         return False
+    if value[0] == "r" and any(
+        c[0] in "CF" for c in analysis.resolver.callees(write.frame, value[1])
+    ):
+        return True
     if value[0] == "r":
         externals = list(analysis.externals_in(value, write.frame))
         return not (externals and all(e.startswith(CLOCK) for e in externals))
@@ -136,3 +146,77 @@ def _about_time(analysis: Analysis, comparison: Value, frame: Frame) -> bool:
     if any(e.startswith(CLOCK) for e in analysis.externals_in(comparison, frame)):
         return True
     return words.any_of(analysis.names_of(comparison, frame), words.TIME)
+
+
+def expires_with_a_sibling(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether a plain variable is kept until a time that is written beside it and compared with the clock.
+
+    `_token, _expires = fetch(), time.time() + 300`: a local cache of one entry that says how old it may be.
+    """
+    fills = [w for w in writes if w.value is not None and not clears(w)]
+    if not fills or any(w.op not in {"rebind", "attr"} for w in fills):
+        return False
+    moments = []
+    for write in fills:
+        if any(
+            is_request(analysis, one, write.frame)
+            for one in analysis.deep(write.value, write.frame)
+        ):
+            return False
+        beside = [
+            w
+            for w in analysis.writes_of(write.frame)
+            if w.op in {"rebind", "attr"} and w.place != write.place
+        ]
+        if _is_moment(analysis, write):
+            # The time itself: what it dates must be written with it.
+            moments.append(any(w.value is not None and not clears(w) for w in beside))
+        else:
+            moments.append(any(_is_moment(analysis, w) for w in beside))
+    return all(moments) and any(
+        _compares_age(analysis, frame)
+        for frame in {r.frame for r in state.reads} | {w.frame for w in writes}
+    )
+
+
+def clears(write: Write) -> bool:
+    """Whether a write leaves nothing: None, False, an empty container."""
+    value = write.value
+    return value is not None and (
+        (value[0] == "k" and not value[1]) or (value[0] == "d" and not value[2])
+    )
+
+
+def _is_moment(analysis: Analysis, write: Write) -> bool:
+    return any(e.startswith(CLOCK) for e in analysis.externals_in(write.value, write.frame))
+
+
+def without_restored(
+    analysis: Analysis, state: State, writes: tuple[Write, ...]
+) -> tuple[Write, ...]:
+    """The writes but those of a function that puts the earlier value back."""
+    restoring = {
+        w.frame
+        for w in writes
+        if w.op in {"set", "attr", "rebind"}
+        and w.value is not None
+        and w.value[0] == "s"
+        and _holds_earlier(analysis, state, w)
+    }
+    return tuple(w for w in writes if w.frame not in restoring)
+
+
+def _holds_earlier(analysis: Analysis, state: State, write: Write) -> bool:
+    """Whether a local was read from the state itself, and the state was written in between."""
+    assert write.value is not None
+    options = write.frame.function.body.slots[write.value[1]]
+    if len(options) != 1 or options[0][0] not in "nair":
+        return False
+    earlier = [
+        w
+        for w in analysis.writes_of(write.frame)
+        if w.line < write.line
+        and analysis.state_key(w.place) == state.key
+        and w.value != write.value
+    ]
+    return bool(earlier) and analysis.mentions(options[0], write.frame, state)

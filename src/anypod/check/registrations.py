@@ -8,6 +8,11 @@ from __future__ import annotations
 
 VERBS = frozenset({"get", "post", "put", "delete", "patch", "head", "options", "trace"})
 
+# Methods of a REST framework's view set, and the verb that a router binds each to.
+VIEWSET_VERBS = {
+    "list": "GET", "retrieve": "GET", "create": "POST", "update": "PUT", "partial_update": "PATCH", "destroy": "DELETE",
+}  # fmt: skip
+
 # Decorators that make a route when their first argument is a path, or bare.
 ROUTE_DECORATORS = VERBS | {
     "route", "api_route", "websocket", "websocket_route", "any", "view", "endpoint", "websocket_listener",
@@ -59,6 +64,7 @@ CALLS = {
     "re_path": (1, "view"),
     "url": (1, "view"),
     "Route": (1, "endpoint"),
+    "Rule": (3, "endpoint"),
     "WebSocketRoute": (1, "endpoint"),
     "register_error_handler": (1, "f"),
     "add_exception_handler": (1, "handler"),

@@ -8,7 +8,7 @@ everything resolved before is forgotten and the walk is repeated (see `reach`).
 from __future__ import annotations
 
 from anypod.check.facts import LAMBDA, PROPERTY, STATIC, Class, Function, Module, Value
-from anypod.check.frames import Bindings, Frame, Obj, Objects, union
+from anypod.check.frames import Bindings, Frame, Obj, Objects, parts_of, union
 from anypod.check.places import APPLICATIONS, Places
 from anypod.check.project import Project
 
@@ -349,7 +349,10 @@ class Names(Places):
                 return (("Q", "request"),)
             if name in _APPLICATION:
                 return (("P", ("app",), ()),)
-        if owner is not None and not own:
+        if owner is not None and not own and name in owner.fields and self.is_record(owner.key):
+            if place[0] != "P":
+                return self.class_values(owner, name)
+        elif owner is not None and not own:
             place_of_class: Obj = ("P", ("c", owner.module, owner.qualname), (f".{name}",))
             held = self.held(place_of_class)
             if held and all(
@@ -428,7 +431,7 @@ class Names(Places):
         if kind == "D":
             value, frame, objects = self.fresh[base[2]]
             if frame is not None and value is not None and value[0] == "d":
-                return self.all_of(_chosen(value, key), frame)
+                return self.all_of(parts_of(value, key), frame)
             return union(*(self.element(o) for o in objects))
         if kind == "Y":
             return union(*(self.element(o) for o in base[1]))
@@ -437,7 +440,10 @@ class Names(Places):
                 chosen: Objects = base[1][key]
                 return chosen
             return union(*base[1])
-        if kind in "CE":
+        if kind == "C":
+            # `Order[7]` is an order; `Page[Order]` is a page.
+            return (base,) if self.is_generic(base[1]) else (("I", base[1], -1),)
+        if kind == "E":
             return (base,)
         if kind == "J":
             return (("J", f"{base[1]}()[]"),)
@@ -463,17 +469,6 @@ class Names(Places):
     def bindings_of(self, function: Function, frame: Frame, index: int, first: Objects) -> Bindings:
         """The arguments of a call as a function's parameters see them."""
         raise NotImplementedError
-
-
-def _chosen(display: Value, key: object) -> tuple[Value, ...]:
-    """The parts of a display that `[key]` may give."""
-    parts: tuple[Value, ...] = display[2]
-    if isinstance(key, int) and display[1] == "tuple" and -len(parts) <= key < len(parts):
-        return (parts[key],)
-    if isinstance(key, str) and len(display) > 3:
-        known = tuple(v for k, v in zip(display[3], parts, strict=False) if k == ("k", key))
-        return known or parts
-    return parts
 
 
 def _last(value: Value) -> str:

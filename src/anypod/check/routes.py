@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
+from anypod.check.facts import CALL_LINE
 from anypod.check.frames import Frame
 from anypod.check.model import Finding, Route
 
+# A copy in each process that says how old it may be: nothing to report, and still not shared.
+_LOCAL_CACHES = ("anypod.LocalCache", "anypod.primitives.local.LocalCache")
 _LOCAL_RULES = frozenset({"POD101", "POD102", "POD103", "POD104", "POD105", "POD106"})
 _SHARED = (
     "sqlalchemy", "flask_sqlalchemy", "psycopg", "pymysql", "mysql", "asyncpg", "pymongo", "motor", "redis",
@@ -19,22 +22,7 @@ _SHARED = (
 
 def routes_of(analysis: Analysis, findings: Iterable[Finding]) -> list[Route]:
     """Every route in source order."""
-    by_state: dict[tuple[str, int], str] = {}
-    for finding in findings:
-        if finding.rule in _LOCAL_RULES:
-            for site in finding.sites:
-                by_state[(site.path, site.line)] = finding.state
-    local: dict[Frame, set[str]] = {}
-    labels = set(by_state.values())
-    for state in analysis.states.values():
-        if state.label in labels:
-            for frame in [*(w.frame for w in state.writes), *(r.frame for r in state.reads)]:
-                local.setdefault(frame, set()).add(state.label)
-    for frame in analysis.parents:
-        for call in frame.function.body.calls:
-            label = by_state.get((frame.function.module, call[3]))
-            if label is not None:
-                local.setdefault(frame, set()).add(label)
+    local = _local(analysis, findings)
     shared = {
         e.frame
         for e in analysis.externals
@@ -52,21 +40,48 @@ def routes_of(analysis: Analysis, findings: Iterable[Finding]) -> list[Route]:
             kind = "shared"
         else:
             kind = "stateless"
-        key = (entry.function.module, entry.function.qualname, entry.methods)
+        function = entry.function
         found.setdefault(
-            key,
+            (function.module, function.qualname, entry.methods),
             Route(
                 entry.kind,
                 entry.methods,
                 entry.path,
-                entry.function.qualname,
-                entry.function.module,
+                function.qualname,
+                function.module,
                 entry.line,
                 kind,
                 tuple(states),
             ),
         )
     return list(found.values())
+
+
+def _local(analysis: Analysis, findings: Iterable[Finding]) -> dict[Frame, set[str]]:
+    """The local states that each frame touches: those that are reported, and caches that expire."""
+    local: dict[Frame, set[str]] = {}
+    by_line = {
+        (site.path, site.line): finding.state
+        for finding in findings
+        if finding.rule in _LOCAL_RULES
+        for site in finding.sites
+    }
+    labels = set(by_line.values())
+    for state in analysis.states.values():
+        expires = any(h[0] == "D" and h[1] == "ttlcache" for h in analysis.held(state))
+        if state.label in labels or expires:
+            for frame in [*(w.frame for w in state.writes), *(r.frame for r in state.reads)]:
+                local.setdefault(frame, set()).add(state.label)
+    for external in analysis.externals:
+        if external.dotted.startswith(_LOCAL_CACHES) and external.receiver is not None:
+            label = analysis.resolver_label(external.receiver)
+            local.setdefault(external.frame, set()).add(label)
+    for frame in analysis.parents:
+        for call in frame.function.body.calls:
+            found = by_line.get((frame.function.module, call[CALL_LINE]))
+            if found is not None:
+                local.setdefault(frame, set()).add(found)
+    return local
 
 
 def _has_orm(analysis: Analysis, frames: Iterable[Frame]) -> bool:

@@ -32,6 +32,8 @@ class ClassScope:
         self.attributes: dict[str, list[tuple[Value, int]]] = {}
         self.methods: dict[str, str] = {}
         self.instance: dict[str, list[tuple[str, Value, int]]] = {}
+        # Annotated names with a value: in a record the default of each instance.
+        self.fields: list[str] = []
 
     def assign(self, name: str, value: Value, line: int) -> None:
         """The body binds `name`."""
@@ -50,3 +52,10 @@ def last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def is_classvar(annotation: ast.expr) -> bool:
+    """Whether an annotation keeps a name to the class itself."""
+    if isinstance(annotation, ast.Subscript):
+        annotation = annotation.value
+    return last_name(annotation) == "ClassVar"

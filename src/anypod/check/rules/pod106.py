@@ -96,11 +96,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
-from anypod.check.coordination import events, locks, schedulers
+from anypod.check.coordination import Coordination, events, locks, schedulers
 from anypod.check.drafts import finding, of_verdict
 from anypod.check.files import located
 from anypod.check.memory import Verdict
-from anypod.check.model import Finding
+from anypod.check.model import Finding, Site
 
 MESSAGES = {
     "connections": "{state} holds the connections of one replica only",
@@ -114,12 +114,8 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:
     for verdict in verdicts:
         if verdict.rule == "POD106":
             yield of_verdict(analysis, verdict, MESSAGES[verdict.purpose], WHY)
-    seen: set[tuple[str, int]] = set()
-    for found in (*locks(analysis), *events(analysis), *schedulers(analysis)):
-        where = (found.frame.function.module, found.line)
-        if where in seen:
-            continue
-        seen.add(where)
+    for group in _grouped((*locks(analysis), *events(analysis), *schedulers(analysis))):
+        found = group[0]
         if found.frame in analysis.parents:
             yield finding(
                 analysis,
@@ -133,6 +129,9 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:
                 message=found.message,
                 why=WHY,
                 purpose=found.purpose,
+                sites=[
+                    Site(f.frame.function.module, f.line, f.column, "coordinates") for f in group
+                ],
                 access="coordination",
             )
         else:
@@ -148,3 +147,16 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:
                 why=WHY,
                 purpose=found.purpose,
             )
+
+
+def _grouped(places: Iterable[Coordination]) -> list[list[Coordination]]:
+    """Each place once, those of one lock or event together."""
+    seen: set[tuple[str, int]] = set()
+    groups: dict[object, list[Coordination]] = {}
+    for one in places:
+        where = (one.frame.function.module, one.line)
+        if where not in seen:
+            seen.add(where)
+            shared = one.purpose in {"lock", "connections"}
+            groups.setdefault((one.message, one.severity) if shared else where, []).append(one)
+    return list(groups.values())
