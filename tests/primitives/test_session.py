@@ -42,6 +42,19 @@ def test_any_holder_of_the_token_sees_the_session(sessions: Sessions) -> None:
     assert dict(loaded(sessions, token)) == {"name": "Ada"}
 
 
+def test_fields_may_have_any_names_of_whole_characters(sessions: Sessions) -> None:
+    fields = {"": 1, ".": 2, "user": 3, "é\U0001f58b": "x" * 300, "big": b"\xff" * 70_000}
+    session = sessions.new()
+    session.update(fields)
+    session.save()
+    assert dict(loaded(sessions, session.id)) == fields
+    with pytest.raises(UnicodeEncodeError):
+        session["half \ud83d"] = 1
+    del session["big"]
+    session.save()
+    assert set(loaded(sessions, session.id)) == {"", ".", "user", "é\U0001f58b"}
+
+
 def test_different_fields_both_win(sessions: Sessions) -> None:
     token = sessions.create(cart=[]).id
     first, second = loaded(sessions, token), loaded(sessions, token)

@@ -160,7 +160,8 @@ class _Pacemaker:
 
     def __init__(self) -> None:
         self._due: dict[Heartbeat, float] = {}
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._looks_at = 0.0  # when the thread, if it waits, looks again
         self._shortest = (
             LINGER  # of all there were: looking so often, it need not be woken for each
@@ -169,7 +170,7 @@ class _Pacemaker:
 
     def add(self, heartbeat: Heartbeat) -> None:
         due = time.monotonic() + heartbeat.every
-        with self._changed:
+        with self._lock:
             self._due[heartbeat] = due
             if heartbeat.every < self._shortest:
                 self._shortest = heartbeat.every
@@ -182,7 +183,7 @@ class _Pacemaker:
                 self._changed.notify()
 
     def remove(self, heartbeat: Heartbeat) -> None:
-        with self._changed:
+        with self._lock:
             self._due.pop(heartbeat, None)
 
     def _next(self) -> Heartbeat | None:

@@ -314,6 +314,8 @@ class Attempt:
         settled: the outcome is stored, or the claim was given up.
     """
 
+    __slots__ = ("_family", "address", "number", "outcome", "replayed", "settled", "token")
+
     def __init__(self, family: Idempotency, address: str, token: int, number: int) -> None:
         self.address = address
         self.token = token

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, MutableMapping
-from hashlib import sha256
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from anypod.commands import (
@@ -52,7 +52,7 @@ _AT_ONCE: Final = 1e-6  # seconds
 
 
 def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
+    return blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 class Sessions:
@@ -87,6 +87,7 @@ class Sessions:
         self.grace = grace
         self.store = store
         self._serializer: Serializer[Any] = Serializer()
+        self._prefix = ""
 
     def new(self) -> Session:
         """A session that is not in the store yet: its first `save` puts it there, if it holds anything."""
@@ -111,11 +112,20 @@ class Sessions:
         None for a token that is missing, malformed, unknown, wrong, ended or timed out: the caller
         cannot and need not tell which. Costs one exchange, or none for a malformed token.
         """
-        return run(self.store, self._load(token))
+        # Without a flow, as its twin and `Session.save`: every request of a user waits for these.
+        match = None if token is None else _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        handle = _digest(match[1])
+        return self._opened(match, handle, self.store.execute(self._read(handle)))
 
     async def aload(self, token: str | None) -> Session | None:
         """`load`, awaiting."""
-        return await arun(self.store, self._load(token))
+        match = None if token is None else _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        handle = _digest(match[1])
+        return self._opened(match, handle, await self.store.aexecute(self._read(handle)))
 
     def sessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
         """The sessions of a user that are alive, the youngest first: a list of devices.
@@ -176,7 +186,9 @@ class Sessions:
 
     def address(self, handle: str) -> str:
         """The key of the document of a session, by the hash of its token's lookup part."""
-        return self.store.prefix("session", self.name) + "s" + handle
+        if not self._prefix:
+            self._prefix = self.store.prefix("session", self.name) + "s"
+        return self._prefix + handle
 
     def index_address(self, user_key: str) -> str:
         """The key of the index of one user's sessions."""
@@ -239,25 +251,27 @@ class Sessions:
             self, token, fields={"." + k: put["." + k] for k in fields}, user_key=user_key
         )
 
-    def _load(self, token: str | None) -> Flow[Session | None]:
-        match = None if token is None else _TOKEN.fullmatch(token)
-        if token is None or match is None:
-            return None
-        handle = _digest(match[1])
-        document: Document | None = yield ReadDocument(self.address(handle), touch=self.idle)
+    def _read(self, handle: str) -> ReadDocument:
+        return ReadDocument(self.address(handle), self.idle)
+
+    def _opened(
+        self, token: re.Match[str], handle: str, document: Document | None
+    ) -> Session | None:
         if document is None:
             return None
-        verifier = document.fields.get(_VERIFIER, b"")
-        if not secrets.compare_digest(verifier, _digest(match[2]).encode()):
+        fields = document.fields.copy()
+        verifier = fields.pop(_VERIFIER, b"")
+        if not secrets.compare_digest(verifier, _digest(token[2]).encode()):
             return None
-        user_key = document.fields.get(_USER)
-        previous = document.fields.get(_PREVIOUS)
+        user_key = fields.pop(_USER, None)
+        previous = fields.pop(_PREVIOUS, None)
         return Session(
             self,
-            token,
-            fields={name: value for name, value in document.fields.items() if name[0] == "."},
+            token[0],
+            fields=fields,
             user_key=None if user_key is None else user_key.decode(),
             previous=None if previous is None else previous.decode(),
+            handle=handle,
         )
 
 
@@ -271,6 +285,17 @@ class Session(MutableMapping[str, Any]):
         id: the token to give to the client, and to nobody else.
     """
 
+    __slots__ = (
+        "_handle",
+        "_known",
+        "_live",
+        "_previous",
+        "_sessions",
+        "_stored",
+        "_user_key",
+        "id",
+    )
+
     def __init__(
         self,
         sessions: Sessions,
@@ -280,8 +305,10 @@ class Session(MutableMapping[str, Any]):
         user_key: str | None = None,
         previous: str | None = None,
         known: bool = True,
+        handle: str | None = None,
     ) -> None:
         self.id = token
+        self._handle = handle
         self._sessions = sessions
         self._stored = fields  # as the store has them, names with their "."
         self._live: dict[str, Any] = {}  # what was read or set here; _ABSENT once deleted
@@ -292,7 +319,9 @@ class Session(MutableMapping[str, Any]):
     @property
     def handle(self) -> str:
         """What names the session in lists; it opens nothing."""
-        return _digest(self.id.partition(".")[0])
+        if self._handle is None:
+            self._handle = _digest(self.id.partition(".")[0])
+        return self._handle
 
     @property
     def saved(self) -> bool:
@@ -312,11 +341,29 @@ class Session(MutableMapping[str, Any]):
             SessionEnded: the session was ended or ran out meanwhile; nothing was written.
             TypeError: a value is not plain data.
         """
-        run(self._sessions.store, self._save())
+        put, drop = self._delta()
+        if not put and not drop:
+            return
+        if self._known:
+            patched = self._sessions.store.execute(self._patch(put, drop))
+            self._sessions.refuse_unless_patched(patched)
+        else:
+            run(self._sessions.store, self._sessions.bind(self.id, self._user_key, put, None))
+        self._settled(put, drop)
 
     async def asave(self) -> None:
         """`save`, awaiting."""
-        await arun(self._sessions.store, self._save())
+        put, drop = self._delta()
+        if not put and not drop:
+            return
+        if self._known:
+            patched = await self._sessions.store.aexecute(self._patch(put, drop))
+            self._sessions.refuse_unless_patched(patched)
+        else:
+            await arun(
+                self._sessions.store, self._sessions.bind(self.id, self._user_key, put, None)
+            )
+        self._settled(put, drop)
 
     def end(self) -> None:
         """End the session everywhere, for good (log out)."""
@@ -359,6 +406,8 @@ class Session(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if type(name) is not str:
             raise TypeError(f"the name of a session field must be str, not {type(name).__name__}")
+        if not name.isascii():
+            name.encode()  # half a character is no name: UnicodeEncodeError, which is a ValueError
         self._live[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -396,23 +445,15 @@ class Session(MutableMapping[str, Any]):
                 put[field] = encoded
         return put, tuple(drop)
 
-    def _settled(self, put: dict[str, bytes], drop: tuple[str, ...]) -> None:
-        self._stored = {k: v for k, v in self._stored.items() if k not in drop} | put
-        self._live = {name: value for name, value in self._live.items() if value is not _ABSENT}
-        self._known = True
+    def _patch(self, put: dict[str, bytes], drop: tuple[str, ...]) -> PatchDocument:
+        address = self._sessions.address(self.handle)
+        return PatchDocument(address, put, drop, idle=self._sessions.idle)
 
-    def _save(self) -> Flow[None]:
-        put, drop = self._delta()
-        if not put and not drop:
-            return
-        if not self._known:
-            yield from self._sessions.bind(self.id, self._user_key, put, None)
-        else:
-            patched: Patched = yield PatchDocument(
-                self._sessions.address(self.handle), put, drop, idle=self._sessions.idle
-            )
-            self._sessions.refuse_unless_patched(patched)
-        self._settled(put, drop)
+    def _settled(self, put: dict[str, bytes], drop: tuple[str, ...]) -> None:
+        for name in drop:
+            del self._stored[name]
+        self._stored.update(put)
+        self._known = True
 
     def _end(self) -> Flow[None]:
         if self._known:
@@ -425,7 +466,7 @@ class Session(MutableMapping[str, Any]):
         self._known = False
         self._stored = {}
         self._live = {}
-        self.id = _token()
+        self.id, self._handle = _token(), None
 
     def _rotate(self, user: Key) -> Flow[str]:
         put, drop = self._delta()
@@ -447,7 +488,7 @@ class Session(MutableMapping[str, Any]):
         fields = {k: v for k, v in self._stored.items() if k not in drop} | put
         yield from self._sessions.bind(token, user_key, fields, previous)
         self._settled(put, drop)
-        self.id, self._user_key, self._previous = token, user_key, previous
+        self.id, self._handle, self._user_key, self._previous = token, None, user_key, previous
         return token
 
 

@@ -220,28 +220,8 @@ _LENGTHS: Final = {**dict.fromkeys(range(0xA0, 0xC0), 1), 0xD9: 2, 0xDA: 3, 0xDB
 def _fields(stored: bytes) -> dict[str, bytes]:
     if stored == b"\x90":  # Lua's empty table is a list
         return {}
-    try:
-        found = _map_of(stored)
-    except UnicodeDecodeError:
-        return _odd_fields(stored)
-    fields = {}
-    for name, raw in found.items():
-        value = bytes(raw)
-        fields[name] = value[_LENGTHS[value[0]] :]
-    return fields
-
-
-def _odd_fields(stored: bytes) -> dict[str, bytes]:
-    """Fields of which one has half a character in its name."""
-    at = {0xDE: 3, 0xDF: 5}.get(stored[0], 1)
-    parts = []
-    while at < len(stored):
-        start = at + _LENGTHS[stored[at]]
-        width = stored[at + 1 : start]
-        at = start + (int.from_bytes(width, "big") if width else stored[at] & 0x1F)
-        parts.append(stored[start:at])
-    names = (name.decode("utf-8", "surrogatepass") for name in parts[::2])
-    return dict(zip(names, parts[1::2], strict=True))
+    found = _map_of(stored).items()
+    return {name: (value := bytes(raw))[_LENGTHS[value[0]] :] for name, raw in found}
 
 
 def _document(reply: Any) -> Document | None:
@@ -263,7 +243,7 @@ def _encode_patch(command: PatchDocument, offset: int) -> bytes:
     existence = _EXISTENCES.index(command.existence)
     parts = [bulk(len(command.drop)), *map(bulk, command.drop)]
     for name, value in command.put.items():
-        parts.append(bulk(name))
+        parts.append(bulk(name.encode()))  # strictly: half a character could not be read back
         parts.append(bulk(value))
     head = _PATCH.head(1, 4 + len(parts))
     terms = _patch_terms(offset, existence, command.idle, command.absolute)
@@ -320,11 +300,6 @@ def _acquired(reply: Any) -> Acquired:
     return Acquired(token, position, wait / 1e6, held)
 
 
-def _take(command: Take) -> Iterable[Part]:
-    yield command.cost
-    yield from _policies(command.policies)
-
-
 def _policies(policies: Iterable[Policy]) -> Iterable[Part]:
     for policy in policies:
         yield policy_name(policy)
@@ -346,12 +321,17 @@ def _encode_take_all(command: TakeAll, offset: int) -> bytes:
 
 
 def _taken(reply: Any) -> Taken:
-    admitted, *numbers = reply
     quotas = tuple(
-        Quota(remaining, reset / 1e6, math.inf if retry < 0 else retry / 1e6)
-        for remaining, reset, retry in zip(*(numbers[n::3] for n in range(3)), strict=True)
+        [
+            Quota(
+                reply[at],
+                reply[at + 1] / 1e6,
+                math.inf if reply[at + 2] < 0 else reply[at + 2] / 1e6,
+            )
+            for at in range(1, len(reply), 3)
+        ]
     )
-    return Taken(admitted=admitted == 1, quotas=quotas)
+    return Taken(reply[0] == 1, quotas)
 
 
 def _scan(command: Scan) -> tuple[Part, ...]:
@@ -463,7 +443,13 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     CacheInvalidate: _codec("cache_invalidate", lambda c: (micros(c.keep),), _number),
     CacheVersion: _codec("cache_version", lambda c: (micros(c.keep),), _number),
     CacheRelease: _codec("cache_release", lambda c: (c.lease,), _truth),
-    Take: _codec("take", _take, _taken, "policies"),
+    Take: _busy(
+        "take",
+        lambda c: (c.cost, c.policies),
+        lambda cost, policies: (cost, *_policies(policies)),
+        _taken,
+        "policies",
+    ),
     TakeAll: Codec(_TAKE_ALL, _encode_take_all, _taken),
     Acquire: _busy(
         "acquire",
