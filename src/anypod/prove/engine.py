@@ -54,7 +54,7 @@ from anypod.prove.trial import (
 )
 from anypod.prove.verdict import Done
 from anypod.prove.workload import Workload, route
-from anypod.replicas import Application, ReplicaError, World
+from anypod.replicas import Application, Elsewhere, ReplicaError, World
 
 __all__ = ["Options", "prove"]
 
@@ -125,7 +125,7 @@ class _Proof:
         """Run everything and conclude."""
         self._emit(
             Opened(
-                self.application.target,
+                self.application.name,
                 str(self.workload.path),
                 len(self.workload.steps),
                 self.options.replicas,
@@ -152,8 +152,6 @@ class _Proof:
     def _run(self, fleet: Fleet[Result]) -> None:
         runs = self._deadline(self.options.budget)
         world, ready = fleet.first(), self.options.budget - runs.left()
-        if not world.forks:
-            self._warn(f"each start is a new process and a new import: {world.why_not_forked}")
         try:
             baseline = self.baseline = fleet.on_first(
                 lambda world: take(world, self.workload, timeout=self.options.timeout, clock=runs)
@@ -165,7 +163,7 @@ class _Proof:
                 "the service; allow more with --budget"
             ) from None
         self._note_escapes(baseline.escapes)
-        for text in baseline.warnings:
+        for text in (*world.remarks, *baseline.warnings):
             self._warn(text)
         plan = self._plan(baseline, world, runs)
         trial = Trial(
@@ -285,6 +283,7 @@ class _Proof:
         if isinstance(explanation, Explanation) and isinstance(explanation.finding, Stale):
             # Only this place may be old; another difference of the route is another matter.
             self._accepted.add((*key, result.suspect.difference.where))
+            trial.old.setdefault(key[1], []).append(explanation.steps)
         elif explanation is not None:
             self._explained.add(key)
         elif min(result.suspect.diverged) == result.suspect.step:
@@ -388,6 +387,8 @@ class _Proof:
                 self.left_out.append(f"pods that do not share {path}")
 
     def _open_world(self, *, import_each: bool = False) -> World:
+        if self.application.urls:
+            return Elsewhere(self.application, start_timeout=self.options.start_timeout)
         return World(
             self.application,
             slots=max(2, self.options.replicas),
@@ -404,7 +405,7 @@ class _Proof:
         return deadline
 
     def _size(self) -> int:
-        if shares_a_store(self.application.env):
+        if self.application.urls or shares_a_store(self.application.env):
             return 1
         return min(cores(), MOST_WORLDS)
 
@@ -429,7 +430,7 @@ class _Proof:
             Outcome.COULD_NOT_RUN,
             claim="nothing was compared",
             reason=verdicts.why_not(reason),
-            application=self.application.target,
+            application=self.application.name,
             workload=str(self.workload.path),
             warnings=tuple(self.warnings),
             starts=self.done.starts,
@@ -443,7 +444,7 @@ class _Proof:
                 Outcome.COULD_NOT_RUN,
                 claim="nothing was compared",
                 reason="interrupted before the workload had run on one replica",
-                application=self.application.target,
+                application=self.application.name,
                 workload=str(self.workload.path),
                 warnings=tuple(self.warnings),
                 starts=self.done.starts,
@@ -476,7 +477,7 @@ class _Proof:
         return Verdict(
             outcome,
             claim=verdicts.claim(coverage, divergences, partial=self.partial, accepted=accepted),
-            application=self.application.target,
+            application=self.application.name,
             workload=str(self.workload.path),
             coverage=coverage,
             divergences=divergences,

@@ -79,8 +79,9 @@ class _Pair:
 class Explainer:
     """Explains suspects of one workload on one world.
 
-    `known` holds the steps that explained a route before, by kind of schedule, and `oracles` what one
-    replica answered to some of the steps, each time it was asked.
+    `known` holds the steps that explained a route before, by kind of schedule, `old` those that showed
+    a staleness that is declared, and `oracles` what one replica answered to some of the steps, each
+    time it was asked.
     """
 
     world: World
@@ -90,6 +91,7 @@ class Explainer:
     clock: Clock
     nearness: Nearness
     known: Known
+    old: Mapping[str, Collection[frozenset[int]]]
     oracles: dict[frozenset[int], tuple[Trace, ...]]
 
     def explain(self, suspect: Suspect) -> Explanation | Again | None:
@@ -105,7 +107,8 @@ class Explainer:
         prefix, target = _until(suspect.schedule, suspect.step)
         told_before = self.known.get(self._route(suspect.step), {})
         if suspect.schedule.kind is not Kind.RETRY:
-            for steps in dict.fromkeys(told_before.values()):
+            old = self.old.get(self._route(suspect.step), ())
+            for steps in dict.fromkeys((*told_before.values(), *old)):
                 wanted = frozenset(
                     position
                     for position in self._candidates(prefix, suspect)
@@ -115,7 +118,9 @@ class Explainer:
                 if not self._shows(prefix, positions | {target}, suspect.step):
                     continue
                 schedule = prefix.keep(positions | {target})
-                return Again() if _kind(schedule) in told_before else self.tell(schedule, suspect)
+                if _kind(schedule) in told_before:
+                    return Again()
+                return self.tell(self._gathered(schedule, suspect.step), suspect)
         kept = reduce(
             self._candidates(prefix, suspect),
             lambda positions: self._shows(prefix, positions | {target}, suspect.step),
@@ -124,7 +129,7 @@ class Explainer:
         )
         if kept is None:
             return None
-        return self.tell(prefix.keep(kept | {target}), suspect)
+        return self.tell(self._gathered(prefix.keep(kept | {target}), suspect.step), suspect)
 
     # --- reduction
 
@@ -149,6 +154,21 @@ class Explainer:
 
     def _shows(self, prefix: Schedule, positions: Positions, step: int) -> bool:
         return self._pair(prefix.keep(positions), step).difference is not None
+
+    def _gathered(self, schedule: Schedule, step: int) -> Schedule:
+        """The same requests, all but the last to one process, if that shows it too: a simpler story."""
+        *earlier, reader = schedule.deliveries
+        processes = {(d.slot, d.life) for d in earlier}
+        if (
+            schedule.kind not in {Kind.ANOTHER_POD, Kind.POD_MOVED}
+            or len(processes) < 2
+            or (reader.slot, reader.life) in processes
+        ):
+            return schedule
+        there = next((d for d in earlier if d.slot != reader.slot), earlier[0])
+        together = tuple(replace(d, slot=there.slot, life=there.life) for d in earlier)
+        gathered = replace(schedule, deliveries=(*together, reader))
+        return gathered if self._pair(gathered, step).difference is not None else schedule
 
     def _pair(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from anypod.prove.guesses import Nearness
 from anypod.prove.model import Step
 from anypod.prove.overlap import TRIES, Pairing, chosen
 from anypod.prove.schedules import (
@@ -23,7 +24,6 @@ from anypod.prove.schedules import (
 )
 from anypod.prove.workload import Workload, route
 
-DEPLOYS = 7  # in one schedule
 REPEATED_METHODS = frozenset({"PUT", "DELETE"})
 
 
@@ -178,7 +178,7 @@ def _kinds(
     if replicas > 1:
         yield Kind.ANOTHER_POD, _fresh(steps, replicas, parted=Kind.STALE_COPY in kinds)
     yield Kind.POD_MOVED, _moved(steps, unsafe)
-    yield Kind.DEPLOY, _deployed(steps, replicas, unsafe)
+    yield Kind.DEPLOY, _deployed(workload, replicas, changing)
     if replicas > 1:
         yield (
             Kind.STALE_COPY,
@@ -206,7 +206,26 @@ def _moved(steps: int, unsafe: frozenset[int]) -> Iterator[Run]:
         yield Run(schedule, urgency=2 + number)
 
 
-def _deployed(steps: int, replicas: int, unsafe: frozenset[int]) -> Iterator[Run]:
-    """Late, since each start is an import and most of what they show is known by then."""
-    for number, schedule in enumerate(deploy(steps, min(2, replicas), unsafe, DEPLOYS)):
-        yield Run(schedule, urgency=10 + 10 * number)
+def _deployed(workload: Workload, replicas: int, changing: frozenset[int]) -> Iterator[Run]:
+    """Last, since each start is an import and most of what they show is known by then."""
+    cuts = between(workload, Nearness(workload, changing))
+    for schedule in deploy(len(workload.steps), min(2, replicas), cuts):
+        yield Run(schedule, urgency=20)
+
+
+def between(workload: Workload, nearness: Nearness) -> frozenset[int]:
+    """The fewest steps such that one lies between each write and the last step that has to do with it.
+
+    What a deploy does to the state of a write shows there, unless a later write has replaced it; then
+    it shows for that one. (The points that stab all intervals: taken greedily by their ends.)
+    """
+    intervals = []
+    steps = len(workload.steps)
+    for write in filter(nearness.is_unsafe, range(steps - 1)):
+        near = [later for later in range(write + 1, steps) if nearness.share(later, write) > 0]
+        intervals.append((max(near, default=steps - 1), write))
+    cuts: set[int] = set()
+    for last, write in sorted(intervals):
+        if not any(write <= cut < last for cut in cuts):
+            cuts.add(last - 1)
+    return frozenset(cuts)

@@ -276,8 +276,8 @@ def pod_moved(steps: int, writers: Collection[int]) -> Iterator[Schedule]:
         )
 
 
-def deploy(steps: int, slots: int, writers: Collection[int], most: int) -> Iterator[Schedule]:
-    """Requests go round all pods; after some of the writes each pod is replaced, one after the other.
+def deploy(steps: int, slots: int, cuts: Collection[int]) -> Iterator[Schedule]:
+    """Requests go round all pods; after some of them each pod is replaced, one after the other.
 
     While that goes on old pods and new ones answer together. A pod ends as in a deploy, with SIGTERM,
     and the new one imports the service.
@@ -285,20 +285,16 @@ def deploy(steps: int, slots: int, writers: Collection[int], most: int) -> Itera
     Args:
         steps: number of steps.
         slots: number of pods.
-        writers: steps after which a deploy begins.
-        most: deploys in one schedule, at least 1.
+        cuts: steps after which a deploy begins.
     """
-    cuts = [step for step in sorted(writers) if step < steps - 1]
-    rounds = -(-len(cuts) // most)
-    for first in range(rounds):
-        chosen = set(cuts[first::rounds])  # far from one another, so that each deploy is complete
-        lives = [0] * slots
-        deploys = 0
-        deliveries: list[Delivery] = []
-        for step in range(steps):
-            slot = step % slots
-            lives[slot] = deploys
-            deliveries.append(Delivery(step, slot, lives[slot]))
-            deploys += step in chosen
-        after = ", ".join(str(cut + 1) for cut in sorted(chosen))
+    lives = [0] * slots
+    deploys = 0
+    deliveries: list[Delivery] = []
+    for step in range(steps):
+        slot = step % slots
+        lives[slot] = deploys
+        deliveries.append(Delivery(step, slot, lives[slot]))
+        deploys += step in cuts
+    if cuts:
+        after = ", ".join(str(cut + 1) for cut in sorted(cuts))
         yield Schedule(Kind.DEPLOY, f"deployed after request {after}", tuple(deliveries))

@@ -98,6 +98,7 @@ class Trial:
         slots: how many replicas a schedule may use.
         importing: the world for deploys.
         known: steps that explained a route before, by kind of schedule.
+        old: steps that showed a declared staleness of a route before.
         oracles: what one replica answered to some of the steps, each time.
     """
 
@@ -109,6 +110,7 @@ class Trial:
     slots: int
     importing: Importing
     known: dict[str, dict[Kind, frozenset[int]]] = field(default_factory=dict)
+    old: dict[str, list[frozenset[int]]] = field(default_factory=dict)
     oracles: dict[frozenset[int], tuple[Trace, ...]] = field(default_factory=dict)
 
     @property
@@ -331,6 +333,7 @@ class Trial:
             self.explanations,
             self.nearness,
             {route: dict(kinds) for route, kinds in self.known.items()},
+            {route: tuple(steps) for route, steps in self.old.items()},
             self.oracles,
         )
 
