@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from anypod.prove.cause import Suspected
+from anypod.prove.cause import Suspected, rule
 from anypod.prove.model import Exchange, Request, Response, Step, Trace
 from anypod.prove.player import Copy, Played, Stopped
 from anypod.prove.schedules import Delivery, Kind, Schedule
 from anypod.prove.verify import Outcome, Replayed, Verification
-from anypod.replicas import Change, State, Write
+from anypod.replicas import Change, Constant, State, Write
 
 pytestmark = pytest.mark.quick
 WRITER, READER = (0, 1), (1, 2)
@@ -130,3 +130,25 @@ def test_the_line_is_the_writers() -> None:
     cause = Verification(play, SCHEDULE).cause(suspects("count"))
     assert cause is not None
     assert (cause.written_in, cause.written_at) == ("shop.py", 12)
+
+
+def test_what_each_process_drew_at_import_is_named_if_it_alone_decides() -> None:
+    secret = Constant(state("secret"), "shop.py", "a")
+
+    def play(copy: Copy | None = None, trace: Collection[State] = ()) -> Replayed:
+        assert copy is not None
+        ran = Trace((exchange("POST /", 1), exchange("GET /", 2)))
+        unlike = (Constant(state("pid"), "shop.py", "b"), secret) if copy.compares else ()
+        outcome = Outcome.RIGHT if secret.state in copy.states else Outcome.DIFFERS
+        return Replayed(outcome, Played(ran, {}, copied=copy.states, unlike=unlike))
+
+    cause = Verification(play, SCHEDULE).cause([])
+    assert cause is not None
+    assert (cause.name, cause.verified, cause.drawn) == ("secret", True, True)
+    assert (cause.before, cause.after) == ("a value of its own", "a value of its own")
+    assert rule(Kind.ANOTHER_POD, cause, "GET /") == "POD109"
+
+
+def test_a_difference_without_any_state_has_no_cause() -> None:
+    cause = Verification(replay(lambda _: False), SCHEDULE).cause([])
+    assert cause is None

@@ -148,3 +148,13 @@ def test_a_few_other_states_are_taken_beside(worlds, get):
     beside = replica.take([], but={held})
     assert {State("global", "service", "other"), State("global", "service", "limit")} <= {*beside}
     assert held not in beside
+
+
+def test_a_state_that_only_the_other_has_is_carried_even_if_it_is_none(worlds, get):
+    head = "class A:\n    @functools.cached_property\n    def NAME(self):\n        return None\na = A()"
+    world = worlds(service(head, "a.NAME", "size"), slots=2)
+    writer, fresh = world.start(0), world.start(1)
+    assert get(writer, "/")
+    state = State("global", "service", "a.size")
+    assert fresh.give(writer.take([state])) == {state}
+    assert [(change.name, change.after) for change in fresh.changes()] == [("a.size", "None")]

@@ -76,6 +76,7 @@ class Cause:
         together: names of other states without which the copy does not help.
         written_in: the source file of the line that changed it; empty if no line was seen to.
         written_at: that line, or None.
+        drawn: no request changed it: each process drew its own when it imported the service.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class Cause:
     together: tuple[str, ...] = ()
     written_in: str = ""
     written_at: int | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

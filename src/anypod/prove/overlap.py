@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from anypod.prove.compare import Difference
 from anypod.prove.events import Contended, Divergence
@@ -31,6 +31,7 @@ from anypod.prove.workload import Workload, route
 
 TRIES = 5
 MOST = 6  # pairs of each sort
+READS = 12  # after both, whatever they are called
 REFUSALS = frozenset({409, 412, 423, 425, 429, 503})
 
 
@@ -165,16 +166,17 @@ class Race:
         return frozenset(wanted)
 
     def _related(self) -> frozenset[int]:
-        """What has to do with either, and what that needs."""
+        """What has to do with either, the first reads after both, and what these need.
+
+        What a write changes may show under quite another name: `POST /take`, `GET /stock`.
+        """
+        pair = (self.pairing.first, self.pairing.second)
+        steps = self.workload.steps
         near = {
-            step.index
-            for step in self.workload.steps
-            if any(
-                self.nearness.share(step.index, one) > 0
-                for one in (self.pairing.first, self.pairing.second)
-            )
+            s.index for s in steps if any(self.nearness.share(s.index, one) > 0 for one in pair)
         }
-        return self._closed(near)
+        later = (s.index for s in steps[max(pair) :] if not self.nearness.is_unsafe(s.index))
+        return self._closed(near | {*islice(later, READS)})
 
     def _order(self, steps: frozenset[int], *, swapped: bool) -> list[int]:
         """The steps in order, the second of the pair moved to right after the first, or before it."""

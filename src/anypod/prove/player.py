@@ -16,7 +16,7 @@ from anypod.prove.client import Client
 from anypod.prove.model import Exchange, NoResponse, Request, Response, Trace
 from anypod.prove.schedules import Delivery, Schedule
 from anypod.prove.workload import MissingValue, Workload, render
-from anypod.replicas import Change, Replica, State, World
+from anypod.replicas import Change, Constant, Replica, State, World
 
 QUIET_POLLS = 4
 LOG_LINES = 25
@@ -41,6 +41,7 @@ class Played:
         escapes: writes outside the copies and hosts reached for.
         died: pods whose process ended by itself.
         copied: the states that were copied.
+        unlike: texts and numbers that are others in the source's process than in the reader's.
         log: the end of what the last replica printed, if probed.
     """
 
@@ -51,21 +52,24 @@ class Played:
     died: tuple[str, ...] = ()
     log: str = ""
     copied: frozenset[State] = frozenset()
+    unlike: tuple[Constant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """States to copy into the replica of the last delivery, right before it.
+    """States to copy into the replica of the last delivery, right before it, or to compare.
 
     Attributes:
         states: which ones.
         source: slot and life of the process that they come from.
         but: copy a few others of that process too, and none of these.
+        compares: copy nothing, and say which texts and numbers are not the same in both.
     """
 
     states: frozenset[State]
     source: tuple[int, int]
     but: frozenset[State] = frozenset()
+    compares: bool = False
 
 
 class Stopped(Exception):
@@ -96,6 +100,8 @@ class _Stage:
     died: list[str] = field(default_factory=list)
     doubted: set[int] = field(default_factory=set)
     taken: dict[State, str] = field(default_factory=dict)
+    constants: tuple[Constant, ...] = ()
+    unlike: tuple[Constant, ...] = ()
 
     def replica(self, slot: int, life: int) -> Replica:
         """The process for this slot and life, started if it is not there."""
@@ -124,7 +130,13 @@ class _Stage:
         life, replica = self.alive[slot]
         self._note_escapes(replica)
         if self.copy is not None and self.copy.source == (slot, life):
-            self.taken = replica.take(self.copy.states, self.copy.but)
+            self._take(replica, self.copy)
+
+    def _take(self, source: Replica, copy: Copy) -> None:
+        if copy.compares:
+            self.constants = source.constants()
+        else:
+            self.taken = source.take(copy.states, copy.but)
 
     def copied(self, reader: Replica) -> frozenset[State]:
         """Copy what is to be copied into the reader's process; which states now are as the source's."""
@@ -133,7 +145,12 @@ class _Stage:
         slot, life = self.copy.source
         current = self.alive.get(slot)
         if current is not None and current[0] == life:
-            self.taken = current[1].take(self.copy.states, self.copy.but)
+            self._take(current[1], self.copy)
+        if self.copy.compares:
+            here = {constant.state: constant.digest for constant in reader.constants()}
+            self.unlike = tuple(
+                c for c in self.constants if here.get(c.state, c.digest) != c.digest
+            )
         return reader.give(self.taken)
 
     def number(self, slot: int, life: int) -> tuple[int, int]:
@@ -255,6 +272,7 @@ def play(
         tuple(stage.died),
         log,
         copied,
+        stage.unlike,
     )
 
 

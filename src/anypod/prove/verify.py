@@ -20,7 +20,7 @@ from anypod.prove.cause import Suspected
 from anypod.prove.events import Cause
 from anypod.prove.player import Copy, Played, Stopped
 from anypod.prove.schedules import Schedule
-from anypod.replicas import State
+from anypod.replicas import Change, Constant, State
 
 SINGLE = 4  # suspects that are tried alone
 MOST = 8  # states that are copied together
@@ -74,7 +74,7 @@ class Verification:
             suspects: the likeliest first.
         """
         if not suspects:
-            return None
+            return self._drawn()
         chosen, verified = suspects[0], False
         together: tuple[str, ...] = ()
         try:
@@ -84,6 +84,8 @@ class Verification:
                 together = tuple(other.change.name for other in others)
                 states = frozenset(one.change.state for one in (chosen, *others))
                 verified = self._is_needed(states, source, suspects)
+            elif (drawn := self._drawn()) is not None:
+                return drawn
             return replace(self._written(chosen), verified=verified, together=together)
         except Stopped:
             return replace(chosen.named(), verified=verified, together=together)
@@ -140,6 +142,36 @@ class Verification:
         others = frozenset(suspect.change.state for suspect in suspects) - cause
         return self.replay(copy=Copy(others, source, but=cause)).outcome is Outcome.DIFFERS
 
+    # --- what no request changed
+
+    def _drawn(self) -> Cause | None:
+        """A text or number that each process drew for itself at import, if that alone is the cause."""
+        here = self._process(-1)
+        others = [
+            at for at in range(len(self.schedule.deliveries) - 1) if self._process(at) != here
+        ]
+        if not others:
+            return None
+        try:
+            source = self._process(others[-1])
+            played = self.replay(copy=Copy(frozenset(), source, compares=True)).played
+            writer, reader = (played.trace.exchanges[at] for at in (others[-1], -1))
+            suspects = [
+                Suspected(_drawn_as(constant), others[-1], writer, reader)
+                for constant in played.unlike
+            ]
+            found = self._sufficient(suspects) if suspects else None
+            if found is None:
+                return None
+            chosen, *rest = found[0]
+            states = frozenset(one.change.state for one in found[0])
+            if not self._is_needed(states, source, suspects):
+                return None
+        except (Stopped, IndexError):
+            return None
+        together = tuple(one.change.name for one in rest)
+        return replace(chosen.named(), verified=True, together=together, drawn=True)
+
     # --- the line
 
     def _written(self, suspect: Suspected) -> Cause:
@@ -153,3 +185,9 @@ class Verification:
                 if write.state == state:
                     return replace(named, written_in=write.file, written_at=write.line)
         return named
+
+
+def _drawn_as(constant: Constant) -> Change:
+    state = constant.state
+    own = "a value of its own"  # which may be a secret
+    return Change(state.kind, state.name, state.module, constant.file, own, own)

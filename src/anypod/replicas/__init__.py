@@ -8,7 +8,7 @@ process would not (open sockets, open databases, threads), from a new one.
 
 from __future__ import annotations
 
-from anypod.replicas.change import Change, DeclaredCache, State, Write
+from anypod.replicas.change import Change, Constant, DeclaredCache, State, Write
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
@@ -29,6 +29,7 @@ __all__ = [
     "BadShare",
     "BadTarget",
     "Change",
+    "Constant",
     "DeclaredCache",
     "Interrupted",
     "MissingServer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Change", "DeclaredCache", "State", "Write"]
+__all__ = ["Change", "Constant", "DeclaredCache", "State", "Write"]
 
 
 class State(NamedTuple):
@@ -59,6 +59,18 @@ class Write:
     state: State
     file: str
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A text or number that a process holds; two processes' digests are alike if the values are.
+
+    The value itself is not told: it may be a secret.
+    """
+
+    state: State
+    file: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

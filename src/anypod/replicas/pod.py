@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anypod.replicas.change import Change, DeclaredCache, State, Write
+from anypod.replicas.change import Change, Constant, DeclaredCache, State, Write
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import Disk, remove_tree
 from anypod.replicas.environment import hostname_of
@@ -122,6 +122,16 @@ class Replica:
         answer = self._ask({"op": "writes"})
         found = answer["writes"] if answer else []
         return tuple(Write(State(*one["state"]), one["file"], one["line"]) for one in found)
+
+    def constants(self) -> tuple[Constant, ...]:
+        """The texts and numbers that the process holds.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        answer = self._ask({"op": "constants"}) if self._pod.holds(self) else None
+        found = answer["constants"] if answer else []
+        return tuple(Constant(State(*one["state"]), one["file"], one["digest"]) for one in found)
 
     def take(self, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:
         """The content of states, for `give` to another replica; without what cannot be carried.

@@ -6,6 +6,8 @@ channel is the tool's death: the replica's whole process group goes with it.
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import os
 import signal
 import sys
@@ -92,6 +94,19 @@ class Fingerprints:
             )
         return found
 
+    def constants(self) -> list[dict[str, Any]]:
+        """Every text and number that a place holds, as the fields of `Constant`."""
+        found = {place.state: place for place in self.roots.places() if is_plain(place.value)}
+        return [
+            {
+                "state": list(state),
+                "file": self._file(state.module),
+                "digest": hashlib.blake2b(marshal.dumps(place.value, 2)).hexdigest(),
+            }
+            for state, place in found.items()
+            if place.value is not None
+        ]
+
     def _file(self, module: str) -> str:
         file = getattr(sys.modules.get(module), "__file__", None)
         if not isinstance(file, str):
@@ -152,6 +167,8 @@ def answer(
             match message["op"]:
                 case "changes":
                     reply["changes"] = fingerprints.changes()
+                case "constants":
+                    reply["constants"] = fingerprints.constants()
                 case "writes":
                     reply["writes"] = [] if writes is None else writes.found()
                 case "take":

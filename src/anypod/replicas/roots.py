@@ -47,6 +47,8 @@ _LIBRARIES = {"django.core.cache.backends.locmem": ("_caches",)}
 # What goes with a state, so that one without the other means nothing.
 _COMPANIONS = {("django.core.cache.backends.locmem", "_caches"): ("_expire_info",)}
 _DEPTH = 3
+# How one middleware holds the next.
+_LINKS = ("__wrapped__", "app", "wsgi_app", "application", "get_response")
 
 Holder = tuple[Any, Any] | None
 
@@ -305,6 +307,7 @@ class _Walk:
         base = _framework_base(type(value))
         if base is None:
             self.bound(value, name, module, "global")
+            self._middleware((attributes_of(value) or {}).get("_middleware_chain"))  # Django's
             return
         if id(value) in self._applications:
             return
@@ -356,13 +359,11 @@ class _Walk:
             if self._roots.is_own_class(kind) and self._first(link):
                 held = attributes_of(link) or {}
                 for attribute, item in list(held.items()):
-                    if attribute not in {"app", "wsgi_app", "application"}:
+                    if attribute not in _LINKS:
                         name = f"{kind.__qualname__}.{attribute}"
                         self.bound(item, name, kind.__module__, "global", at=(held, attribute))
             attributes = attributes_of(link) or {}
-            link = (
-                attributes.get("app") or attributes.get("wsgi_app") or attributes.get("application")
-            )
+            link = next(filter(None, map(attributes.get, _LINKS)), None)
 
 
 def companions(place: Place) -> list[tuple[str, Any]]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import functools
 import gc
+import importlib
 import io
 import pickle
 import random
@@ -32,6 +34,7 @@ __all__ = ["bound", "give", "take"]
 
 _LARGEST = 8 << 20  # bytes of one state's pickle
 _ABSENT = "absent"
+_NOTHING = object()  # the value of a place that this replica does not have
 _OTHERS = 8  # states that are taken beside what is asked for
 _PLAIN = frozenset({bool, int, float, str, dict, list, set, collections.deque})
 _LOCKS: dict[type, Callable[[], Any]] = {
@@ -81,6 +84,9 @@ def give(roots: Roots, contents: Mapping[State, str]) -> frozenset[State]:
     Returns:
         The states that now are as they were there.
     """
+    for name in {state.module for state in contents} - sys.modules.keys():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)  # a library that no request here has needed yet
     places = {place.state: place for place in roots.places()}
     given = []
     for state, content in contents.items():
@@ -159,9 +165,9 @@ def _absent(state: State) -> Place | None:
             return None
     last = steps[-1]
     if last["key"] is not None:
-        return Place(*_of(state), None, (owner, last["key"][1:-1]))
+        return Place(*_of(state), _NOTHING, (owner, last["key"][1:-1]))
     held = attributes_of(owner)
-    return Place(*_of(state), None, (owner if held is None else held, last["name"]))
+    return Place(*_of(state), _NOTHING, (owner if held is None else held, last["name"]))
 
 
 def _of(state: State) -> tuple[str, str, str]:

@@ -47,6 +47,8 @@ def why(divergence: Divergence) -> str:
         "default": "default argument",
     }.get(cause.kind, cause.kind)
     name = f"the {noun} {cause.name}{place}"
+    if cause.drawn:
+        return f"pod {cause.pod} and pod {cause.reader} each drew {name} for itself when it started"
     if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
         return f"pod {cause.reader} answered from its own copy in {name}"
     if divergence.schedule is Kind.POD_MOVED:
