@@ -62,6 +62,7 @@ def test_a_sound_server_is_fine(
     code, found = findings(capsys, url)
     assert code == 0
     assert set(found.values()) == {"fine"}
+    assert set(findings(capsys, url + "?protocol=3")[1].values()) == {"fine"}
     assert answer(capsys, "doctor", url)[1].endswith("0 errors, 0 warnings\n")
 
 

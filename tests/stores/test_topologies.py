@@ -78,12 +78,14 @@ def _replicated(primary: Server) -> bool:
     return bool(about["slave0"]["offset"] == about["master_repl_offset"])
 
 
-def test_a_walk_meets_the_values_of_every_node(redis_cluster: Cluster) -> None:
-    with open_store(f"redis+cluster://{redis_cluster.hosts}") as store:
-        keys = {f"ap:t:map:walk:s{number}" for number in range(300)}
+@pytest.mark.parametrize("protocol", ["2", "3"])
+def test_a_walk_meets_the_values_of_every_node(redis_cluster: Cluster, protocol: str) -> None:
+    with open_store(f"redis+cluster://{redis_cluster.hosts}?protocol={protocol}") as store:
+        prefix = f"ap:t:map:walk{protocol}:"
+        keys = {f"{prefix}s{number}" for number in range(300)}
         for key in keys:
             store.execute(Put(key, b"x"))
-        assert walked(store, "ap:t:map:walk:") == keys
+        assert walked(store, prefix) == keys
         replies = store.driver.execute_many([Add(key.replace("map", "counter")) for key in keys])
         assert [reply.value for reply in replies] == [1] * 300
 
@@ -147,6 +149,26 @@ def test_the_doctor_asks_every_primary(bare: Cluster, capsys: pytest.CaptureFixt
     assert f"✗ 127.0.0.1:{guilty.port}: maxmemory-policy allkeys-lru" in said
     assert said.count("maxmemory-policy") == 2, "found once, and named in its remedy"
     assert "  ! no persistence" in said, "what all of them say is said once"
+
+
+def test_a_cluster_that_has_lost_a_primary(
+    bare: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node in bare.nodes:
+        bare.ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    url = f"redis+cluster://{bare.hosts}"
+    lost = bare.nodes[0]
+    with open_store(url) as store:
+        store.execute(Add(KEY))
+        lost.kill()
+        for _ in range(8):  # whichever node it finds
+            store.driver.listen("ap:t:channel:c:").close()
+    for _ in range(3):  # `doctor` looks with keys of its own, which may have been the lost one's
+        assert main(["store", "doctor", url]) == 1
+        assert f":{lost.port}" in capsys.readouterr().out
+        main(["store", "stats", url, "--json"])
+        numbers = json.loads(capsys.readouterr().out)
+        assert "error" in numbers or numbers["keys"] is None
 
 
 # --- Sentinel

@@ -64,6 +64,7 @@ class SlotMap:
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, Node] = {}
         self.names: dict[str, Address] = {}  # a node's identity → where it is
+        self.told: Address = seeds[0]  # who has answered last
         self._asked = 0  # how often the cluster was asked
         self.forget()
 
@@ -124,6 +125,7 @@ class SlotMap:
                 except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
                     said.append(f"{address[0]}:{address[1]}: {failure}")
                 else:
+                    self.told = address
                     return
         raise NotSent("no node of the cluster answers: " + "; ".join(dict.fromkeys(said)))
 
@@ -309,7 +311,7 @@ class ClusterDriver(RedisDriver):
 
     def _dial_any(self) -> Any:
         self._map.refresh()
-        return self._dialler.dial(random.choice(self._map.primaries()))
+        return self._dialler.dial(self._map.told)
 
     def members(self) -> list[tuple[str, Node]]:
         """The primaries, by their addresses."""

@@ -45,8 +45,12 @@ def _setting(node: Node, name: str) -> str | None:
 
 def examine(driver: RedisDriver) -> Iterator[Finding]:
     """Everything that can be said about the server, or about each primary of a cluster."""
-    yield from _coverage(driver)
-    members = driver.members()
+    try:
+        yield from _coverage(driver)
+        members = driver.members()
+    except driver.errors as failure:
+        yield error(str(failure), "bring the nodes back")
+        return
     said: dict[Finding, list[str]] = {}
     for name, node in members:
         try:
@@ -164,12 +168,16 @@ def _persistence(info: dict[str, str], save: str | None, sync: str | None) -> It
 
 def statistics(driver: RedisDriver) -> Statistics:
     """Numbers about the server; of a cluster, the sums over its primaries."""
-    numbers: Statistics = {}
+    numbers: Statistics = {"server": None}
     members = driver.members()
     for _, node in members:
-        info = _information(node)
-        keys = node.exchange([request("DBSIZE")])[0]
-        numbers.setdefault("server", " ".join(_named(info)) if info else None)
+        try:
+            info = _information(node)
+            keys = node.exchange([request("DBSIZE")])[0]
+        except driver.errors as failure:  # a primary that is away
+            info, keys = {}, failure
+        if info:
+            numbers["server"] = " ".join(_named(info))
         _count(numbers, "keys", None if isinstance(keys, Exception) else keys)
         for name in COUNTED:
             text = info.get(name, "")
