@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 LOCK   := requirements/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check bench soak truth-check format lock clean
+.PHONY: help demo test quick check bench soak truth-check truth-prove format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,6 +46,9 @@ soak: $(VENV)/.installed ## the long truths; their committed results are in docs
 
 truth-check: $(VENV)/.installed ## recall and precision of the checker on its labelled corpus
 	$(BIN)/python -m tests.check.truth
+
+truth-prove: $(VENV)/.installed ## what prove finds in services with planted bugs, and in safe ones
+	$(BIN)/python -m tests.prove.truth
 
 lock: ## pin the tools again (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate \
