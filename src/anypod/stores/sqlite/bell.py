@@ -116,22 +116,23 @@ class Bell:
     # --- ringing
 
     def ring(self) -> None:
-        """Make every waiting process look."""
+        """Make every waiting process look; what cannot be rung is not, for the heartbeat is there."""
         try:
             pipes = list(self._folder.iterdir())
-        except FileNotFoundError:
-            return  # nobody has ever waited
+        except OSError:
+            return  # nobody has ever waited, or not where this process may look
         for pipe in pipes:
             try:
                 file = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as failure:
                 if failure.errno == errno.ENXIO:  # nobody reads: its process is gone
-                    pipe.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        pipe.unlink(missing_ok=True)
                 continue
             try:
                 os.write(file, b"!")
-            except BlockingIOError:
-                pass  # full of bytes that say the same
+            except OSError:
+                pass  # full of bytes that say the same, or its process has just gone
             finally:
                 os.close(file)
 

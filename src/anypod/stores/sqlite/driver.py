@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import sqlite3
 import threading
 import time
@@ -52,8 +54,9 @@ R = TypeVar("R")
 
 APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
 SCHEMA_VERSION: Final = 3
+CHECKPOINT_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
 WAL_CAP: Final = 32 * 1024 * 1024  # bytes
-LOOK_AT_WAL_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
+CAP_PATIENCE: Final = 20  # ms for which writers wait for readers that keep the log above the cap
 REAP_EVERY: Final = 512  # writes
 REAP_BATCH: Final = 128  # records
 FORK_PATIENCE: Final = 1.0  # seconds that a fork waits for commands under way
@@ -61,6 +64,9 @@ FORK_PATIENCE: Final = 1.0  # seconds that a fork waits for commands under way
 READERS: Final = frozenset(
     {Get, Scan, Total, Inspect, ReadDocument, CacheRead, CacheVersion}
 )  # which usually only read
+
+
+logger = logging.getLogger("anypod.stores")
 
 
 class SQLiteDriver:
@@ -94,7 +100,10 @@ class SQLiteDriver:
         self._held_opening = self._held_gate = False  # around a fork
         self._worker = GroupWorker(self.execute_many, "anypod-sqlite")
         self._until_reap = REAP_EVERY
-        self._until_look = LOOK_AT_WAL_EVERY
+        # A process knows of its own writes only. Because each begins somewhere else, all of them together
+        # carry the log over as often as if one had written everything.
+        self._until_checkpoint = random.randrange(CHECKPOINT_EVERY)
+        self._checkpoint_due = False
         forks.quiet(self)
 
     # --- executing
@@ -109,12 +118,16 @@ class SQLiteDriver:
         with self._gate:
             connection = self._writer or self._open_writer()
             now = self.now()
+            reply: Any = None
             if type(command) is Add and command.once is None:
                 reply = self._add(connection, command, now)
                 if reply is not None:
-                    self._wrote(connection, 2 * PAGE, now)
-                    return reply  # type: ignore[return-value]
-            return self._transact(connection, command, now)
+                    self._wrote(connection, PAGE, now)
+            if reply is None:
+                reply = self._transact(connection, command, now)
+        if self._checkpoint_due:
+            self._checkpoint()
+        return reply  # type: ignore[no-any-return]
 
     async def aexecute(self, command: Command[R]) -> R:
         """Execute one command on the worker thread, in one transaction with its neighbours."""
@@ -128,7 +141,10 @@ class SQLiteDriver:
             except WouldWrite:
                 pass  # reading again does no harm
         with self._gate:
-            return self._group(self._writer or self._open_writer(), commands)
+            replies = self._group(self._writer or self._open_writer(), commands)
+        if self._checkpoint_due:
+            self._checkpoint()
+        return replies
 
     def now(self) -> int:
         """The store's clock in µs."""
@@ -164,6 +180,8 @@ class SQLiteDriver:
                 command.by,
                 deadline,
                 now,
+                now,
+                now,
                 max(command.floor, -MAX_INTEGER),
                 min(command.ceiling, MAX_INTEGER),
             ),
@@ -195,7 +213,7 @@ class SQLiteDriver:
                 if type(command) is Add and command.once is None:
                     added = self._add(connection, command, now)
                     if added is not None:
-                        rows.written += 2 * PAGE
+                        rows.written += PAGE
                         replies.append(added)
                         continue
                 connection.execute("SAVEPOINT command")
@@ -244,12 +262,12 @@ class SQLiteDriver:
 
     def listen(self, channel: str) -> Subscription:
         """Listen to a channel: what is published from now on."""
-        (last, *_) = self._row(NEXT, (channel, 0))
+        ((last, *_),) = self.ask(NEXT, channel, 0)
         return ChannelSubscription(self, channel, last or 0)
 
     def next_event(self, channel: str, last: int) -> tuple[int, int, int | None, bytes | None]:
         """The last number given, the first event that is left, and the channel's next after `last`."""
-        latest, first, number, message = self._row(NEXT, (channel, last))
+        ((latest, first, number, message),) = self.ask(NEXT, channel, last)
         latest = latest or 0
         return latest, latest + 1 if first is None else first, number, message
 
@@ -258,7 +276,7 @@ class SQLiteDriver:
         return cast(Notice | None, self._bell.wait_for(look, seconds))
 
     def _take_mail(self, mailbox: str) -> int | None:
-        if self._row(LOOK, (mailbox,)) is None:
+        if not self.ask(LOOK, mailbox):
             return None
         with self._gate:
             connection = self._writer or self._open_writer()
@@ -266,7 +284,7 @@ class SQLiteDriver:
         return rows[0][0] if rows else None
 
     def ask(self, statement: str, *arguments: Any) -> list[Any]:
-        """The rows of a statement that only reads, for the doctor."""
+        """The rows of a statement that only reads, on a connection for reading."""
         try:
             connection = self._readers.pop()
         except IndexError:
@@ -283,39 +301,47 @@ class SQLiteDriver:
             arguments = (self.now(), REAP_BATCH)
             return max(0, sum(connection.execute(one, arguments).rowcount for one in REAP))
 
-    def _row(self, statement: str, arguments: tuple[Any, ...]) -> Any:
-        try:
-            connection = self._readers.pop()
-        except IndexError:
-            connection = self._open_reader()
-        try:
-            return connection.execute(statement, arguments).fetchone()
-        finally:
-            self._readers.append(connection)
-
-    # --- housekeeping, behind the gate
+    # --- housekeeping
 
     def _wrote(self, connection: sqlite3.Connection, written: int, now: int) -> None:
         if not written:
             return
         self.commits += 1
-        self._until_look -= written
-        if self._until_look <= 0:
-            self._until_look = LOOK_AT_WAL_EVERY
-            self._bound_wal(connection)
+        self._until_checkpoint -= written
+        if self._until_checkpoint <= 0:
+            self._until_checkpoint = CHECKPOINT_EVERY
+            self._checkpoint_due = True
         self._until_reap -= 1
         if self._until_reap <= 0:
             self._until_reap = REAP_EVERY
-            for statement in REAP:
-                connection.execute(statement, (now, REAP_BATCH))
+            try:
+                for statement in REAP:
+                    connection.execute(statement, (now, REAP_BATCH))
+            except sqlite3.Error as failure:  # what was committed is committed
+                logger.warning("%s: expired records were not deleted: %s", self.path, failure)
 
-    def _bound_wal(self, connection: sqlite3.Connection) -> None:
+    def _checkpoint(self) -> None:
+        """Carry the log over into the database, most of it beside the writers.
+
+        What they have written meanwhile follows behind the gate, so that the next writer finds everything
+        carried over and begins the log anew.
+        """
+        self._checkpoint_due = False
+        self._gate.end_run()
         try:
-            size = Path(self.path + "-wal").stat().st_size
-        except FileNotFoundError:
-            return
-        if size > WAL_CAP:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.ask("PRAGMA wal_checkpoint(PASSIVE)")
+            with self._gate:
+                connection = self._writer or self._open_writer()
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if Path(self.path + "-wal").stat().st_size > WAL_CAP:
+                    connection.execute(f"PRAGMA busy_timeout = {CAP_PATIENCE}")
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+        except (
+            sqlite3.Error,
+            OSError,
+        ) as failure:  # the command was committed; the next one tries again
+            logger.warning("%s: the log was not carried over: %s", self.path, failure)
 
     # --- connections
 
@@ -329,6 +355,7 @@ class SQLiteDriver:
         try:
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA mmap_size = 134217728")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # `_checkpoint` does it
         except BaseException:
             connection.close()
             raise

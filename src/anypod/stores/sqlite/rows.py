@@ -43,11 +43,11 @@ WALK: Final = (
 REMOVE: Final = "DELETE FROM anypod_records WHERE key = ?"
 # Nothing is returned, and nothing changed, when a bound or another kind of record is in the way.
 ADD: Final = """
-INSERT INTO anypod_records (key, number, deadline) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET
-    number = iif(deadline <= ?4, ?2, number + ?2),
-    deadline = iif(deadline <= ?4, ?3, deadline),
+INSERT INTO anypod_records (key, number, deadline) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+    number = iif(deadline <= ?, excluded.number, number + excluded.number),
+    deadline = iif(deadline <= ?, excluded.deadline, deadline),
     body = NULL
-WHERE deadline <= ?4 OR (body IS NULL AND number + ?2 BETWEEN ?5 AND ?6)
+WHERE deadline <= ? OR (body IS NULL AND number + excluded.number BETWEEN ? AND ?)
 RETURNING number
 """
 REAP: Final = tuple(
