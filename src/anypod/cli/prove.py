@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from anypod.cli import recording
+from anypod.cli import recording, service
 from anypod.errors import AnypodError
 from anypod.prove import acceptance
 from anypod.prove import replay as replaying
@@ -34,6 +32,9 @@ examples:
   anypod prove shop:app --last         prove what was recorded
   anypod prove shop:app --workload shop.http
   anypod prove 'shop:create_app()' --workload shop.http --replicas 2 --budget 30s
+  anypod prove --command 'gunicorn -b 127.0.0.1:$PORT shop:app' --workload shop.http
+  anypod prove --url http://localhost:8001 --url http://localhost:8002 --workload shop.http
+  anypod prove shop:app --setup 'python manage.py migrate' --with 'celery -A shop worker' --last
   anypod prove shop:app --workload shop.http --replicas 1      only what moves with the pod
   anypod prove shop:app --workload shop.http --schedule retry --strict-retry
   anypod prove shop:app --workload shop.http --shared uploads  uploads/ is a volume
@@ -96,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("app", metavar="APP", help="module:app or 'module:factory()', WSGI or ASGI")
+    made.add_argument(
+        "app", metavar="APP", nargs="?", help="module:app or 'module:factory()', WSGI or ASGI"
+    )
+    service.add(made)
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--workload", metavar="FILE", type=Path, help="requests in .http format")
     source.add_argument(
@@ -202,7 +206,11 @@ def main(argv: Sequence[str]) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as ended:
         return int(ended.code or 0)
-    application = Application(arguments.app, Path.cwd(), dict(os.environ))
+    try:
+        application = service.application(arguments)
+        schedules = service.schedules(application, arguments.schedule)
+    except (AnypodError, ReplicaError) as wrong:
+        return _refused(str(wrong), arguments)
     if arguments.record is not None:
         return _record(application, arguments)
     try:
@@ -218,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
     except (WorkloadError, AnypodError) as wrong:
         return _refused(str(wrong), arguments)
     options = Options(
-        replicas=arguments.replicas,
+        replicas=len(application.urls) or arguments.replicas,
         budget=arguments.budget,
         seed=arguments.seed,
         shared=tuple(arguments.shared),
@@ -226,7 +234,7 @@ def main(argv: Sequence[str]) -> int:
         strict_retry=arguments.strict_retry,
         timeout=arguments.timeout,
         start_timeout=arguments.startup_timeout,
-        schedules=frozenset(arguments.schedule) or frozenset(TRIED),
+        schedules=schedules,
         accepted=accepted,
     )
     report = ConsoleReport(quiet=arguments.quiet)
@@ -256,7 +264,7 @@ def _record(application: Application, arguments: argparse.Namespace) -> int:
             arguments.record,
             port=arguments.port,
             application=application,
-            again=f"anypod prove {shlex.quote(arguments.app)} --last",
+            again=f"anypod prove {service.again(arguments)} --last",
             start_timeout=arguments.startup_timeout,
             shared=tuple(arguments.shared),
             allow_hosts=frozenset(arguments.allow_host),
@@ -274,7 +282,7 @@ def _refused(reason: str, arguments: argparse.Namespace) -> int:
     verdict = Verdict(
         Outcome.COULD_NOT_RUN,
         claim="nothing was compared",
-        application=arguments.app,
+        application=arguments.app or arguments.command or " ".join(arguments.url),
         workload=str(arguments.workload),
         reason=reason,
     )

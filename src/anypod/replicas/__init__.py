@@ -9,6 +9,7 @@ process would not (open sockets, open databases, threads), from a new one.
 from __future__ import annotations
 
 from anypod.replicas.change import Change, Constant, DeclaredCache, State, Write
+from anypod.replicas.elsewhere import Elsewhere, address_of
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
@@ -31,6 +32,7 @@ __all__ = [
     "Change",
     "Constant",
     "DeclaredCache",
+    "Elsewhere",
     "Interrupted",
     "MissingServer",
     "RemoteHost",
@@ -42,5 +44,6 @@ __all__ = [
     "TreeTooLarge",
     "World",
     "Write",
+    "address_of",
     "refuse_remote",
 ]

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 
 from anypod.replicas.hosts import is_local
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "move_imports", "patch_hostname"]
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _MOST = 100
@@ -75,6 +75,7 @@ class Guard:
         if self._record_to is not None:
             os.close(self._record_to)
         self._record_to = os.open(records, flags, 0o600)
+        self._file = os.fstat(self._record_to)
         self._recorded = set()
 
     @property
@@ -139,11 +140,24 @@ class Guard:
             )
         return self._addresses
 
+    def note(self, line: str) -> None:
+        """Write a line of one's own among the records."""
+        self._record(line)
+
     def _record(self, line: str) -> None:
         if line in self._recorded or len(self._recorded) >= _MOST or self._record_to is None:
             return
+        if not self._is_ours():
+            return
         self._recorded.add(line)
         os.write(self._record_to, line.replace("\n", "\\n").encode("utf-8", "replace") + b"\n")
+
+    def _is_ours(self) -> bool:
+        """Whether the descriptor still is the records': servers close what they do not know."""
+        try:
+            return os.path.samestat(os.fstat(self._record_to or 0), self._file)
+        except OSError:
+            return False
 
 
 def _resolve(name: str) -> list[str]:
@@ -189,3 +203,28 @@ def patch_hostname(hostname: str) -> None:
     os.uname = lambda: os.uname_result(
         (system.sysname, hostname, system.release, system.version, system.machine)
     )
+
+
+def move_imports(root: Path, disk: Path) -> None:
+    """Let every import from the project tree come from the copy instead."""
+
+    def moved(path: str) -> str:
+        real = Path(path).resolve() if path else root.parent
+        if real.is_relative_to(root):
+            copy = disk / real.relative_to(root)
+            if copy.exists():
+                return str(copy)
+        return path
+
+    sys.path[:] = [moved(entry) for entry in sys.path if entry]
+    sys.path_importer_cache.clear()
+    for module in list(sys.modules.values()):
+        if isinstance(paths := getattr(module, "__path__", None), list):
+            paths[:] = [moved(entry) for entry in paths]
+    for finder in sys.meta_path:  # editable installs map package names to folders
+        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
+        if isinstance(mapping, dict):
+            mapping.update({name: moved(path) for name, path in mapping.items()})
+    if "PYTHONPATH" in os.environ:
+        entries = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(moved(entry) for entry in entries)

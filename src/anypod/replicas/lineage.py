@@ -42,7 +42,7 @@ from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import remove_tree
 from anypod.replicas.errors import BadTarget, MissingServer
-from anypod.replicas.guard import Guard, patch_hostname
+from anypod.replicas.guard import Guard, move_imports, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
 from anypod.replicas.processes import descendants
 from anypod.replicas.target import Target, kind_of, own_traceback
@@ -95,7 +95,8 @@ class Lineage:
     def import_service(self, records: Path) -> None:
         """Import the service on the slot's own disk, under the guard; say how that went."""
         patch_hostname(self.hostname)
-        _move_imports(self.root, self.disk)
+        move_imports(self.root, self.disk)
+        sys.path.insert(0, str(self.disk))
         sys.argv = [str(self.target)]
         self.guard.install(records)
         before = _open_for_writing()
@@ -310,31 +311,6 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             continue  # the service closed or replaced it
-
-
-def _move_imports(root: Path, disk: Path) -> None:
-    """Let every import from the project tree come from the copy instead."""
-
-    def moved(path: str) -> str:
-        real = Path(path).resolve() if path else root.parent
-        if real.is_relative_to(root):
-            copy = disk / real.relative_to(root)
-            if copy.exists():
-                return str(copy)
-        return path
-
-    sys.path[:] = [str(disk), *(moved(entry) for entry in sys.path if entry)]
-    sys.path_importer_cache.clear()
-    for module in list(sys.modules.values()):
-        if isinstance(paths := getattr(module, "__path__", None), list):
-            paths[:] = [moved(entry) for entry in paths]
-    for finder in sys.meta_path:  # editable installs map package names to folders
-        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
-        if isinstance(mapping, dict):
-            mapping.update({name: moved(path) for name, path in mapping.items()})
-    if "PYTHONPATH" in os.environ:
-        entries = os.environ["PYTHONPATH"].split(os.pathsep)
-        os.environ["PYTHONPATH"] = os.pathsep.join(moved(entry) for entry in entries)
 
 
 def _descriptors() -> list[int]:

@@ -18,14 +18,14 @@ from anypod.replicas.channel import Channel
 from anypod.replicas.disk import Disk, remove_tree
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import BadTarget, MissingServer, ReplicaUnresponsive, StartFailed
-from anypod.replicas.processes import kill_group
+from anypod.replicas.processes import kill_group, tail
+from anypod.replicas.readiness import answers
 
 __all__ = ["Pod", "Replica", "Site"]
 
 _ANSWER_WITHIN = 10.0  # seconds for a parent or a probe to answer
 _SIGN_OF_LIFE_WITHIN = 1.0  # … and for a probe to show that a process is not on its way out
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-_TAIL = 64 << 10  # bytes of a log that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Replica:
         pid: int,
         port: int,
         incarnation: int,
-        probe: Channel,
+        probe: Channel | None,
         files: tuple[Path, Path],
     ) -> None:
         self.address = ("127.0.0.1", port)
@@ -90,7 +90,7 @@ class Replica:
         """
         if not self._pod.holds(self):
             return ()
-        answer = self._ask({"op": "changes"})
+        answer = {"changes": []} if self._probe is None else self._ask({"op": "changes"})
         if answer is None:
             return ()
         in_memory = tuple(Change(**change) for change in answer["changes"])
@@ -180,6 +180,8 @@ class Replica:
     def _ask(
         self, message: Mapping[str, Any], within: float = _ANSWER_WITHIN
     ) -> dict[str, Any] | None:
+        if self._probe is None:
+            return None  # a command: its memory is not looked into
         with self._lock:
             self._asked += 1
             try:
@@ -208,12 +210,14 @@ class Replica:
     def _read(self) -> tuple[str, tuple[str, ...]]:
         text = self._pod.import_log() + tail(self._log)
         lines = [*self._pod.import_records(), *tail(self._records).splitlines()]
-        return text, tuple(dict.fromkeys(lines))
+        return text, tuple(dict.fromkeys(line for line in lines if " " in line))
 
     def alive(self) -> bool:
         """Whether the process runs; one that is about to end, its connections closed, does not."""
         if not self._pod.holds(self) or not self._pod.alive():
             return False
+        if self._probe is None:
+            return True
         try:
             return self._ask({"op": "alive"}, _SIGN_OF_LIFE_WITHIN) is not None
         except ReplicaUnresponsive:
@@ -237,7 +241,8 @@ class Replica:
         """Remember what the files say, and remove them."""
         if self._kept is None:
             self._kept = self._read()
-            self._probe.close()
+            if self._probe is not None:
+                self._probe.close()
             self._log.unlink(missing_ok=True)
             self._records.unlink(missing_ok=True)
 
@@ -245,8 +250,9 @@ class Replica:
 class Pod:
     """One slot: its directory, the process that imported the service there, its live replica."""
 
-    def __init__(self, site: Site, origin: Path) -> None:
+    def __init__(self, site: Site, origin: Path, ready: str = "") -> None:
         self.site = site
+        self._ready = ready
         self.disk = Disk(site.path, origin=origin, stash=site.base / f"stash-{site.slot}")
         self.incarnation = 0
         self.kind = ""
@@ -409,6 +415,7 @@ class Pod:
                 self._used = True
                 pid = self._receive(control, _ANSWER_WITHIN, "start")["pid"]
                 port = self._receive(probe, self.site.timeout, "begin to serve")["port"]
+                self._await_ready(port)
             except BaseException:
                 probe.close()
                 raise
@@ -425,12 +432,22 @@ class Pod:
                 self.disk.look()
             return self._replica
 
+    def _await_ready(self, port: int) -> None:
+        until = time.monotonic() + self.site.timeout
+        if self._ready and not answers(("127.0.0.1", port), self._ready, until):
+            log = self._starting_log()
+            self.end()
+            what = (
+                f"did not answer GET {self._ready} with a 2xx or 3xx within {self.site.timeout:g} s"
+            )
+            raise StartFailed(f"{self.site.target} {what} (--ready, --startup-timeout)", log=log)
+
     def alive(self) -> bool:
         """Whether the slot's replica runs."""
         with self._lock:
-            if self._replica is None or self._process is None or self._control is None:
+            if self._replica is None or self._process is None:
                 return False
-            if not self.forks:
+            if not self.forks or self._control is None:
                 return self._process.poll() is None
             try:
                 self._control.send({"op": "alive"})
@@ -490,14 +507,3 @@ class Pod:
         self.end()
         self.disk.close()
         remove_tree(self.site.path)
-
-
-def tail(path: Path) -> str:
-    """The end of a text file; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL))
-            return file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""

@@ -1,4 +1,4 @@
-"""Ending processes together with everything that they started."""
+"""Ending processes together with everything that they started, and the ends of their logs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-__all__ = ["descendants", "kill_group"]
+__all__ = ["descendants", "kill_group", "tail"]
+
+_TAIL = 64 << 10  # bytes of a log that are kept
 
 
 def descendants(pid: int) -> list[int]:
@@ -40,3 +42,14 @@ def kill_group(leader: int) -> None:
             kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue  # it was faster, or it is a zombie
+
+
+def tail(path: Path) -> str:
+    """The end of a text file; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL))
+            return file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Self
 
 from anypod.replicas.change import State
+from anypod.replicas.command import CommandPod, Companion, run_once, with_guard
 from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
@@ -45,16 +46,28 @@ class Application:
         target: "module:app", "module:factory()" or "module:object.attribute".
         root: the project tree, from which the service is started.
         env: the complete environment of the service.
+        command: what starts a replica on 127.0.0.1:$PORT, for the shell, instead of `target`.
+        ready: a path that answers when a replica is ready; empty takes an open port for it.
+        setup: commands that run once, in the tree that all replicas start from.
+        reset: commands that run before each run, after everything else was put back.
+        companions: commands that run beside the replicas.
+        urls: replicas that somebody else runs, instead of all that; see `Elsewhere`.
     """
 
     target: str
     root: Path
     env: Mapping[str, str]
+    command: str = ""
+    ready: str = ""
+    setup: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return self.target
+        return self.command or " ".join(self.urls) or self.target
 
 
 class World:
@@ -89,7 +102,8 @@ class World:
         import_each: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        Target.parse(application.target)
+        if not application.command:
+            Target.parse(application.target)
         refuse_remote(application.env, allow_hosts)
         self.application = application
         self.starts = 0
@@ -100,6 +114,7 @@ class World:
                 f"{application.root} is not a folder: a project tree is served from one"
             )
         self._start_seconds = 0.0
+        self._remarks: dict[str, None] = {}
         self._prepared = False
         self._closed = False
         self._stop = stop
@@ -112,7 +127,16 @@ class World:
                 self._base / "volume", origin=None, stash=self._base / "stash-volume"
             )
             self._lay_out(shares)
-            self._pods = [self._pod(slot, start_timeout, allow_hosts) for slot in range(slots)]
+            self._run("--setup", application.setup, start_timeout, tuple(allow_hosts))
+            sites = [
+                self._site(slot, start_timeout, tuple(allow_hosts))
+                for slot in range(slots + len(application.companions))
+            ]
+            self._pods = [self._pod(site) for site in sites[:slots]]
+            self._companions = [
+                Companion(site, self._base / "origin", command)
+                for site, command in zip(sites[slots:], application.companions, strict=True)
+            ]
         except BaseException:
             self._volume.close()
             remove_tree(self._base)
@@ -134,30 +158,66 @@ class World:
                 place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(kept)
 
-    def _pod(self, slot: int, timeout: float, allow_hosts: Collection[str]) -> Pod:
+    def _run(
+        self, option: str, commands: Sequence[str], timeout: float, allow_hosts: tuple[str, ...]
+    ) -> None:
+        """Run commands to their ends, as the first slot would: setup in the origin, others in its disk."""
+        place = self._base / ("origin" if option == "--setup" else "slot-0")
+        env = {
+            **self._environment(0, place),
+            "ANYPOD_NAMESPACE": self._namespace,
+        }
+        for number, command in enumerate(commands):
+            log = self._base / "logs" / f"{option.strip('-')}-{number}"
+            guarded = with_guard(
+                env,
+                root=self._root,
+                disk=place / "disk",
+                inside=self._base,
+                slot=0,
+                allow_hosts=allow_hosts,
+                records=log.with_suffix(".records"),
+            )
+            run_once(
+                option,
+                command,
+                cwd=place / "disk",
+                env=guarded,
+                log=log.with_suffix(".log"),
+                timeout=timeout,
+            )
+
+    def _environment(self, slot: int, place: Path) -> dict[str, str]:
+        return slot_environment(
+            self.application.env,
+            slot=slot,
+            home=place / "home",
+            tmp=place / "tmp",
+            disk=place / "disk",
+            volume=self._volume.path,
+        )
+
+    def _site(self, slot: int, timeout: float, allow_hosts: tuple[str, ...]) -> Site:
         path = self._base / f"slot-{slot}"
         copy_tree(
             self._base / "origin", path, max_bytes=1 << 62, max_files=1 << 62, stop=self._stop
         )
-        env = slot_environment(
-            self.application.env,
-            slot=slot,
-            home=path / "home",
-            tmp=path / "tmp",
-            disk=path / "disk",
-            volume=self._volume.path,
-        )
-        site = Site(
+        return Site(
             self._base,
             slot,
             self._root,
             self.application.target,
-            env,
-            tuple(allow_hosts),
+            self._environment(slot, path),
+            allow_hosts,
             timeout,
             self._import_each,
         )
-        return Pod(site, self._base / "origin")
+
+    def _pod(self, site: Site) -> Pod:
+        origin, application = self._base / "origin", self.application
+        if application.command:
+            return CommandPod(site, origin, application.command, application.ready)
+        return Pod(site, origin, application.ready)
 
     def prepare(self) -> None:
         """Import the service in every slot; the first `start` does it otherwise.
@@ -175,6 +235,8 @@ class World:
                 pod.import_service(self._namespace)
                 if pod.forks:
                     pod.disk.capture()
+            for companion in self._companions:
+                companion.disk.capture()
             self._volume.capture()
             self._prepared = True
 
@@ -195,6 +257,27 @@ class World:
         """Why replicas are not forked, in words; empty if they are."""
         self.prepare()
         return next((pod.reason for pod in self._pods if pod.reason), "")
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of this world to judge what is seen in it, in words."""
+        remarks = dict(self._remarks)
+        if self.application.command:
+            remarks.setdefault(
+                "the replicas are started by a command, so their memory is not looked into: a cause is "
+                "named where it is a file or a database; name APP to see module globals too"
+            )
+            if any(
+                isinstance(pod, CommandPod) and pod.starts and not pod.guarded for pod in self._pods
+            ):
+                remarks.setdefault(
+                    "the command is no Python program that can be guarded: what it writes outside its "
+                    "folder and whom it connects to is not seen"
+                )
+        elif not self.forks:
+            why = self.why_not_forked
+            remarks.setdefault(f"each start is a new process and a new import: {why}")
+        return tuple(remarks)
 
     @property
     def kind(self) -> str:
@@ -225,6 +308,8 @@ class World:
             self._check_open()
             self.starts += 1
             serial = self.starts
+            for companion in self._companions:
+                companion.begin(self._namespace)
         began = time.perf_counter()
         replica = self._pods[slot].start(self._namespace, serial, trace)
         with self._lock:
@@ -242,16 +327,26 @@ class World:
                 if not pod.forks:
                     pod.end()  # an import that waits for its start may hold the volume's files
                     pod.disk.restore()
+            for companion in self._companions:
+                if told := companion.ended():
+                    self._remarks.setdefault(told)
+                companion.end()
+                companion.disk.restore()
             self._volume.restore()
             self._namespace = _new_namespace()
+            if self.application.reset:
+                site = self._pods[0].site
+                self._run("--reset", self.application.reset, site.timeout, site.allow_hosts)
+                self._pods[0].disk.restore()
 
     def close(self) -> None:
         """End every process and remove the world's directory; any thread may call it, at any time."""
         self._closed = True
-        for pod in self._pods:
+        everything = [*self._pods, *self._companions]
+        for pod in everything:
             pod.abort()  # a start that another thread waits for fails now, and lets go of its locks
         with self._lock:
-            for pod in self._pods:
+            for pod in everything:
                 pod.remove()
             self._volume.close()
             remove_tree(self._base)
