@@ -517,3 +517,39 @@ def test_an_interruption_before_the_first_schedule_claims_nothing(project: Proje
     assert verdict.exit_code == 2
     assert verdict.claim.endswith("0 schedules, 0 of 4 routes: nothing was compared.")
     assert not any(route.compared for route in verdict.routes)
+
+
+def test_random_schedules_use_the_rest_of_the_budget(project: Project) -> None:
+    project.write(
+        """
+        from flask import Flask, jsonify
+
+        app = Flask(__name__)
+        names = []
+
+
+        @app.post("/names/<name>")
+        def add(name):
+            names.append(name)
+            return "", 204
+
+
+        @app.get("/names")
+        def all_names():
+            return jsonify(names)
+        """
+    )
+    hands = Hands(Found, 1000.0)
+    options = replace(FEW, schedules=frozenset({Kind.RETRY}), random=True, seed=7)
+    verdict = project.prove(
+        "POST /names/ann\n\n###\nGET /names\n", options=options, log=hands, now=hands.now
+    )
+    (found,) = verdict.divergences
+    assert (found.route, found.schedule, found.cause and found.cause.verified) == (
+        "GET /names", Kind.ANOTHER_POD, True
+    )  # fmt: skip
+    assert verdict.coverage is not None
+    assert verdict.coverage.random >= 1
+    assert verdict.seed == 7
+    assert not verdict.partial
+    assert verdict.coverage.schedules[0] == verdict.coverage.schedules[1]

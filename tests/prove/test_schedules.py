@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import combinations, islice, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +13,7 @@ from anypod.prove.schedules import (
     Kind,
     Retry,
     another_pod,
+    at_random,
     one_replica,
     pod_moved,
     retry,
@@ -105,3 +106,15 @@ def test_a_part_of_a_schedule_is_a_schedule() -> None:
     assert part.kind is Kind.ANOTHER_POD
     assert part.deliveries[1] == schedule.deliveries[3]
     assert one_replica([2, 4], slot=1) == (Delivery(2, 1), Delivery(4, 1))
+
+
+def test_random_schedules_are_the_seeds_and_have_no_end() -> None:
+    drawn = [list(islice(at_random(40, 3, seed), 5)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    deliveries = [d for schedule in drawn[0] for d in schedule.deliveries]
+    assert {d.slot for d in deliveries} == {0, 1, 2}
+    assert any(d.life for d in deliveries)
+    for schedule in drawn[0]:
+        for slot in range(3):
+            lives = [d.life for d in schedule.deliveries if d.slot == slot]
+            assert lives == sorted(lives)

@@ -152,7 +152,12 @@ def parser() -> argparse.ArgumentParser:
         help="write the differences found there, for you to add the reasons",
     )
     made.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="of the choice among equal routings"
+        "--random",
+        action="store_true",
+        help="use what is left of the budget for schedules drawn at random",
+    )
+    made.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of what is drawn at random (default 0)"
     )
     made.add_argument(
         "--shared",
@@ -228,6 +233,7 @@ def main(argv: Sequence[str]) -> int:
     options = Options(
         replicas=len(application.urls) or arguments.replicas,
         budget=arguments.budget,
+        random=arguments.random,
         seed=arguments.seed,
         shared=tuple(arguments.shared),
         allow_hosts=frozenset(arguments.allow_host),

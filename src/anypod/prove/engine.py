@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from anypod.prove import plan as plans
 from anypod.prove import verdict as verdicts
@@ -21,10 +22,7 @@ from anypod.prove.events import (
     Divergence,
     Event,
     Finished,
-    Found,
-    FoundStale,
     Listener,
-    NotRetrySafe,
     Opened,
     Outcome,
     Planned,
@@ -34,12 +32,13 @@ from anypod.prove.events import (
     Warned,
     nobody,
 )
-from anypod.prove.explain import CONFIRMATIONS, Explanation, Suspect
+from anypod.prove.explain import Explanation, Suspect
+from anypod.prove.findings import Findings
 from anypod.prove.fleet import Deadline, Fleet, Importing, cores, shares_a_store
 from anypod.prove.guesses import Nearness
 from anypod.prove.options import Options
 from anypod.prove.overlap import pairings
-from anypod.prove.plan import Plan
+from anypod.prove.plan import Plan, Run
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.trial import (
@@ -105,11 +104,6 @@ class _Proof:
     done: Done = field(default_factory=Done)
     plan: Plan | None = None
     baseline: Baseline | None = None
-    divergences: list[Divergence] = field(default_factory=list)
-    unconfirmed: list[Divergence] = field(default_factory=list)
-    stale: list[Stale] = field(default_factory=list)
-    not_retry_safe: list[NotRetrySafe] = field(default_factory=list)
-    contended: list[Contended] = field(default_factory=list)
     warnings: dict[str, None] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     partial: bool = False
@@ -120,6 +114,12 @@ class _Proof:
     _accepted: set[tuple[Kind, str, str]] = field(default_factory=set)
     _explaining: set[str] = field(default_factory=set)
     _postponed: dict[str, list[Suspect]] = field(default_factory=dict)
+    _at_random: Iterator[Run] = field(init=False)
+    findings: Findings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.findings = Findings(self._emit, self._warn)
+        self._at_random = plans.at_random(self.workload, self.options)
 
     def verdict(self) -> Verdict:
         """Run everything and conclude."""
@@ -221,6 +221,7 @@ class _Proof:
             fleet.add(trial.overlap(pairing), urgency=8 + 2 * number)
         if trial.baseline.identity:
             fleet.add(trial.identity(), urgency=1)
+        self._go_on(fleet, trial, self._size())
         for result in fleet.results():
             match result:
                 case Ran():
@@ -241,6 +242,10 @@ class _Proof:
 
     def _ran(self, fleet: Fleet[Result], trial: Trial, ran: Ran) -> None:
         kind = ran.run.schedule.kind
+        if kind is Kind.RANDOM:
+            if not ran.played:
+                return  # they end with the budget
+            self._go_on(fleet, trial, 1)
         if not ran.played:
             self.done.unplayed[kind] += 1
             self.partial = True
@@ -252,11 +257,18 @@ class _Proof:
         for suspect in ran.suspects:
             self._suspect(fleet, trial, suspect)
 
+    def _go_on(self, fleet: Fleet[Result], trial: Trial, number: int) -> None:
+        """Play some more schedules at random, if they are asked for, once the plan is played."""
+        for run in islice(self._at_random, number):
+            fleet.add(trial.run(run), urgency=run.urgency)
+
     def _suspect(self, fleet: Fleet[Result], trial: Trial, suspect: Suspect) -> None:
         """Look into a suspect, unless its like is explained or being looked into."""
         key = self._key(suspect)
-        if key[0] is Kind.DEPLOY and any(d.seen_at == key[1] for d in self.divergences):
-            return  # what another schedule showed needs no deploy
+        if key[0] in {Kind.DEPLOY, Kind.RANDOM} and any(
+            d.seen_at == key[1] for d in self.findings.divergences
+        ):
+            return  # what another schedule showed needs no deploy and no luck
         if key in self._explained or self._attempts[key] >= ATTEMPTS:
             return
         if (*key, suspect.difference.where) in self._accepted:
@@ -293,7 +305,7 @@ class _Proof:
             if isinstance(explanation.finding, Divergence):
                 steps = trial.known.setdefault(key[1], {})
                 steps.setdefault(explanation.finding.schedule, explanation.steps)
-            self._found(explanation)
+            self.findings.add(explanation.finding)
         for suspect in self._postponed.pop(key[1], []):
             self._suspect(fleet, trial, suspect)
 
@@ -306,7 +318,7 @@ class _Proof:
             self.partial = True
             self.done.unplayed[Kind.RETRY] += len(plan.modes) - result.modes
         for explanation in result.explanations:
-            self._found(explanation)
+            self.findings.add(explanation.finding)
         if result.unexplained:
             seen = ", ".join(dict.fromkeys(self._route(s.step) for s in result.unexplained))
             self._warn(f"repeated requests changed {seen} once, but not when tried again")
@@ -318,15 +330,14 @@ class _Proof:
             return
         self.done.played[Kind.RETRY] += 1
         self.done.requests += len(self.workload.steps) + 1
-        if result.found is not None:
-            self.not_retry_safe.append(result.found)
+        self.findings.add(result.found)
 
     def _identified(self, result: Identified) -> None:
         if not result.finished:
             self.partial = self.inconclusive = True
             self.left_out.append("answers that depend on the process: the time was used up")
         for divergence in result.divergences:
-            self._diverged(divergence)
+            self.findings.add(divergence)
 
     def _overlapped(self, result: Overlapped) -> None:
         if not result.played:
@@ -336,35 +347,9 @@ class _Proof:
         self.done.played[Kind.OVERLAP] += 1
         match result.found:
             case Divergence() as divergence:
-                self._diverged(divergence)
+                self.findings.add(divergence)
             case Contended() as contended:
-                self.contended.append(contended)
-
-    def _found(self, explanation: Explanation) -> None:
-        match explanation.finding:
-            case Stale() as stale:
-                same = (stale.route, stale.cache, stale.seconds)
-                if all((s.route, s.cache, s.seconds) != same for s in self.stale):
-                    self.stale.append(stale)
-                    self._emit(FoundStale(stale))
-            case Divergence() as divergence:
-                self._diverged(divergence)
-
-    def _diverged(self, divergence: Divergence) -> None:
-        """Report a divergence, or add its schedule to the one that tells the same."""
-        if divergence.confirmed < CONFIRMATIONS:
-            self.unconfirmed.append(divergence)
-            self._warn(
-                f"{divergence.route} differed in {divergence.confirmed} of {CONFIRMATIONS} replays "
-                f"({divergence.schedule}): not counted"
-            )
-            return
-        for at, known in enumerate(self.divergences):
-            if verdicts.same(known, divergence):
-                self.divergences[at] = verdicts.merged(known, divergence)
-                return
-        self.divergences.append(divergence)
-        self._emit(Found(divergence))
+                self.findings.contended.append(contended)
 
     def _key(self, suspect: Suspect) -> tuple[Kind, str]:
         return suspect.schedule.kind, self._route(suspect.step)
@@ -412,8 +397,8 @@ class _Proof:
     def _progress(self, plan: Plan, result: Result) -> None:
         kind = "explaining" if isinstance(result, Explained) else "playing"
         total = sum(plan.count(kind) for kind in TRIED)
-        done = sum(self.done.played.values()) + sum(self.done.unplayed.values())
-        self._emit(Progress(kind, done, total, len(self.divergences)))
+        done = sum(self.done.played[kind] + self.done.unplayed[kind] for kind in TRIED)
+        self._emit(Progress(kind, done, total, len(self.findings.divergences)))
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -456,7 +441,7 @@ class _Proof:
         silent = self.baseline.failing if played else tuple(range(len(self.workload.steps)))
         coverage = verdicts.coverage(self.workload, self.plan, self.done, failing=silent)
         divergences, accepted, unused = parted(
-            verdicts.sorted_by_step(self.divergences), self.options.accepted
+            verdicts.sorted_by_step(self.findings.divergences), self.options.accepted
         )
         for entry in unused if not self.partial else ():
             self._warn(f"accepted, but not seen any more: {entry.route} ({entry.shown_by})")
@@ -479,13 +464,14 @@ class _Proof:
             claim=verdicts.claim(coverage, divergences, partial=self.partial, accepted=accepted),
             application=self.application.name,
             workload=str(self.workload.path),
+            seed=self.options.seed,
             coverage=coverage,
             divergences=divergences,
             accepted=accepted,
-            unconfirmed=tuple(self.unconfirmed),
-            stale=tuple(self.stale),
-            not_retry_safe=tuple(self.not_retry_safe),
-            contended=tuple(self.contended),
+            unconfirmed=tuple(self.findings.unconfirmed),
+            stale=tuple(self.findings.stale),
+            not_retry_safe=tuple(self.findings.not_retry_safe),
+            contended=tuple(self.findings.contended),
             not_tried=left_out,
             routes=verdicts.routes(self.workload, silent),
             warnings=tuple(self.warnings),

@@ -209,7 +209,7 @@ class RouteCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was tried, as numbers: each pair is (done, possible)."""
+    """What was tried, as numbers: each pair is (done, possible); `random` schedules have no end."""
 
     requests: int
     replayed: int
@@ -221,6 +221,7 @@ class Coverage:
     moves: tuple[int, int]
     deploys: tuple[int, int] = (0, 0)
     overlaps: tuple[int, int] = (0, 0)
+    random: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ class Verdict:
     `partial` says that not all of the plan was played. `inconclusive` says that this matters for the
     verdict: it was interrupted, a difference that was seen was not explained in time, or nothing
     was played at all. `accepted` holds differences that a file of accepted ones names; they do not
-    count. `application` and `workload` are what was proved, as the command line named them.
+    count. `seed` is what random choices were drawn with. `application` and `workload` are what was proved, as the command line named them.
     """
 
     outcome: Outcome
@@ -249,6 +250,7 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     starts: int = 0
     seconds: float = 0.0
+    seed: int = 0
     partial: bool = False
     inconclusive: bool = False
     reason: str = ""

@@ -160,7 +160,7 @@ class Explainer:
         *earlier, reader = schedule.deliveries
         processes = {(d.slot, d.life) for d in earlier}
         if (
-            schedule.kind not in {Kind.ANOTHER_POD, Kind.POD_MOVED}
+            schedule.kind not in {Kind.ANOTHER_POD, Kind.POD_MOVED, Kind.RANDOM}
             or len(processes) < 2
             or (reader.slot, reader.life) in processes
         ):
@@ -350,7 +350,7 @@ def _until(schedule: Schedule, step: int) -> tuple[Schedule, int]:
 
 def _kind(schedule: Schedule) -> Kind:
     """What a reduced schedule shows: without an earlier visit to the reader's pod nothing is stale."""
-    if schedule.kind is not Kind.STALE_COPY:
+    if schedule.kind not in {Kind.STALE_COPY, Kind.RANDOM}:
         return schedule.kind
     *earlier, reader = schedule.deliveries
     visited = any((d.slot, d.life) == (reader.slot, reader.life) for d in earlier)

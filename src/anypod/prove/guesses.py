@@ -100,7 +100,7 @@ def guesses(
         yield from _repeated(deliveries, ranked, nearness)
         return
     writers = [p for p in ranked if nearness.writes(deliveries[p].step)]
-    if prefix.kind is Kind.STALE_COPY:
+    if prefix.kind in {Kind.STALE_COPY, Kind.RANDOM}:
         yield from islice(_overtaken(deliveries, ranked, writers, nearness, route), 6)
     yield from (frozenset({writer}) for writer in writers[:3])
     yield from (frozenset(ranked[:size]) for size in PREFIXES)

@@ -16,7 +16,8 @@ class Options:
     Attributes:
         replicas: how many pods.
         budget: seconds after which no further schedule is played.
-        seed: of the choice among equally good routings.
+        random: use what is left of the budget for schedules drawn at random.
+        seed: of these, and of the choice among equally good routings.
         shared: paths inside the project that are volumes, not a pod's disk.
         allow_hosts: hosts besides this machine that the service may reach.
         strict_retry: a write that cannot be repeated is a divergence whoever sends it.
@@ -28,6 +29,7 @@ class Options:
 
     replicas: int = 3
     budget: float = 60.0
+    random: bool = False
     seed: int = 0
     shared: tuple[Path, ...] = ()
     allow_hosts: frozenset[str] = frozenset()

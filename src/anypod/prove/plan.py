@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from anypod.prove import schedules
 from anypod.prove.guesses import Nearness
 from anypod.prove.model import Step
+from anypod.prove.options import Options
 from anypod.prove.overlap import TRIES, Pairing, chosen
 from anypod.prove.schedules import (
     SAFE_METHODS,
@@ -24,6 +26,7 @@ from anypod.prove.schedules import (
 )
 from anypod.prove.workload import Workload, route
 
+LAST = 1000  # the urgency of what is played when all else is
 REPEATED_METHODS = frozenset({"PUT", "DELETE"})
 
 
@@ -158,6 +161,13 @@ def make(
         overlaps=chosen(possible),
         overlapping=len(possible),
     )
+
+
+def at_random(workload: Workload, options: Options) -> Iterator[Run]:
+    """Schedules without end, to be played after everything else; none if none are asked for."""
+    if options.random and options.replicas > 1:
+        for schedule in schedules.at_random(len(workload.steps), options.replicas, options.seed):
+            yield Run(schedule, urgency=LAST)
 
 
 def may_be_retried(step: Step) -> bool:

@@ -14,7 +14,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import combinations
+from itertools import combinations, count
 
 
 class Kind(StrEnum):
@@ -26,6 +26,7 @@ class Kind(StrEnum):
     POD_MOVED = "pod moved"
     DEPLOY = "deploy"
     OVERLAP = "overlap"
+    RANDOM = "random"
     IDENTITY = "process identity"
 
 
@@ -37,6 +38,7 @@ TRIED: tuple[Kind, ...] = (
     Kind.DEPLOY,
     Kind.OVERLAP,
 )
+NEW_PROCESS = 0.1  # how often a pod is another process when a random schedule comes to it
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -229,6 +231,27 @@ def stale_copy(
             ),
             gained,
         )
+
+
+def at_random(steps: int, slots: int, seed: int) -> Iterator[Schedule]:
+    """Without end: each request to any pod, which now and then is a new process by then.
+
+    Uniform routing finds what no cover was made for: patterns of four requests and more.
+
+    Args:
+        steps: number of steps.
+        slots: number of pods.
+        seed: of all that is drawn.
+    """
+    rng = random.Random(seed)
+    for number in count(1):
+        lives = [0] * slots
+        deliveries = []
+        for step in range(steps):
+            slot = rng.randrange(slots)
+            lives[slot] += rng.random() < NEW_PROCESS
+            deliveries.append(Delivery(step, slot, lives[slot]))
+        yield Schedule(Kind.RANDOM, f"random {number} of seed {seed}", tuple(deliveries))
 
 
 def retry(steps: int, twice: Collection[int], mode: Retry, slots: int) -> Schedule:

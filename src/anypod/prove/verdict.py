@@ -78,7 +78,8 @@ def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[in
     return Coverage(
         requests=steps,
         replayed=done.requests,
-        schedules=(sum(done.played.values()), planned),
+        schedules=(sum(done.played[kind] for kind in TRIED), planned),
+        random=done.played[Kind.RANDOM],
         routes=(len(compared), len(routes)),
         pairs=(pairs if done.played[Kind.ANOTHER_POD] else 0, pairs),
         triples=(done.triples, plan.triples),

@@ -199,6 +199,8 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
                 "overlaps": coverage.overlaps,
             }
             shown = [f"{name} {done}/{total}" for name, (done, total) in parts.items() if total]
+            if coverage.random:
+                shown.append(f"{count(coverage.random, 'random schedule')} of seed {verdict.seed}")
             text.append(f"covered: {', '.join(shown)}\n", "dim")
         text.append(f"{count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n", "dim")
     if verdict.partial:

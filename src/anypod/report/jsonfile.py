@@ -40,6 +40,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "warnings": list(verdict.warnings),
         "starts": verdict.starts,
         "seconds": round(verdict.seconds, 3),
+        "seed": verdict.seed,
     }
 
 

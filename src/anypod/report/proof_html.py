@@ -266,7 +266,13 @@ def _coverage(verdict: Verdict) -> str:
     return (
         "<h2>Covered</h2><table><thead><tr><th scope=col>what</th><th scope=col>tried</th>"
         f"<th scope=col>possible</th></tr></thead><tbody>{body}</tbody></table>"
-        f"<p>{count(numbers.replayed, 'request')} replayed.</p>"
+        f"<p>{count(numbers.replayed, 'request')} replayed"
+        + (
+            f", some of them in {count(numbers.random, 'random schedule')} of seed {verdict.seed}"
+            if numbers.random
+            else ""
+        )
+        + ".</p>"
         "<details><summary>Routes of the workload</summary><table><thead><tr><th scope=col>route</th>"
         "<th scope=col>requests</th><th scope=col>compared</th></tr></thead>"
         f"<tbody>{routes}</tbody></table>{_more(len(verdict.routes) - MOST_LINES)}</details>"
