@@ -21,6 +21,8 @@ from anypod.check.facts import ARGS, CALLEE, KWARGS, Function, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects, union
 from anypod.check.resolver import Names
 
+# Of a WSGI environ: what belongs to one request.
+_CGI = ("HTTP", "REQUEST", "PATH", "QUERY", "REMOTE", "CONTENT", "SCRIPT", "AUTH", "SERVER", "SSL")
 _CARRIED = frozenset("PFCMQSIJ")
 
 
@@ -78,7 +80,7 @@ class Resolver(Names):
                 return self.inherited(frame, name)
             return (("X", None, f"{base[1]}().{name}"),)
         if kind == "Q":
-            return (("X", None, f"request.{name}"),)
+            return (("X", base if base[1] == "environ" else None, f"request.{name}"),)
         if kind == "F":
             return (("X", base, f"function.{name}"),)
         return union(*(self.callable(o) for o in self.attribute(base, name)))
@@ -212,9 +214,17 @@ class Resolver(Names):
             return self.container_result(frame, index, callee)
         if kind == "X" and callee[2].endswith("__new__") and frame.function.cls:
             return (("I", (frame.function.module, frame.function.cls), -1),)
+        if kind == "X" and callee[1] == ("Q", "environ") and self._is_server_setting(frame, index):
+            return (("J", "os.environ.get"),)
         if kind == "X":
             return (("Q", "data"),) if callee[2].startswith("request") else (("J", callee[2]),)
         return ()
+
+    def _is_server_setting(self, frame: Frame, index: int) -> bool:
+        """`environ.get("SHOP_CONFIG")`: what the server was started with, not what was asked."""
+        arguments = frame.function.body.calls[index][ARGS]
+        key = self.constant(arguments[0], frame) if arguments else None
+        return isinstance(key, str) and key.isupper() and not key.startswith(_CGI)
 
     def _constructed(self, frame: Frame, index: int, callee: Obj) -> Objects:
         """A new instance, or the one that `__new__` keeps."""

@@ -8,7 +8,7 @@ from anypod.check.analysis import Analysis, State
 from anypod.check.facts import ASYNC
 from anypod.check.frames import Frame
 from anypod.check.memory import Verdict
-from anypod.check.model import Finding, Site
+from anypod.check.model import Finding, Site, Step
 from anypod.check.reach import Write
 from anypod.check.replacements import replacement
 
@@ -75,6 +75,39 @@ def finding(
         why,
         replacement(purpose, name, framework_of(analysis, frame), is_async=is_async),
         access,
+    )
+
+
+def located(
+    rule: str,
+    severity: str,
+    frame: Frame,
+    line: int,
+    column: int,
+    text: str,
+    *,
+    state: str,
+    message: str,
+    why: str,
+    purpose: str,
+) -> Finding:
+    """A finding at a place that runs at start-up."""
+    module = frame.function.module
+    name = frame.function.qualname or "import"
+    return Finding(
+        rule,
+        module,
+        line,
+        column,
+        state,
+        message,
+        severity,
+        (Step(module, line, f"{name}: {text}"),),
+        (Site(module, line, column, text),),
+        None,
+        why,
+        replacement(purpose, state, "", is_async=False),
+        "startup",
     )
 
 

@@ -26,7 +26,6 @@ class Expressions:
     body_of: list[ClassScope]
     context: int
     flags: int
-    branch: int
     qualname: str
 
     if TYPE_CHECKING:  # what `Scope` gives

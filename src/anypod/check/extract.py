@@ -52,7 +52,6 @@ class Scope(Statements):
         self.captured: dict[str, tuple[Value, ...]] = {}
         self.pending: list[tuple[Any, str, ClassScope | None]] = []
         self.context = 0
-        self.branch = 0
         self.flags = 0
         self.body_of: list[ClassScope] = []
         self.first_param: str | None = None
@@ -137,14 +136,25 @@ class Scope(Statements):
             self.captured[name] = (*self.captured.get(name, ()), value)
 
     def assign_local(self, name: str, value: Value) -> None:
-        """A local gets a new definition; inside a branch the earlier ones stay possible."""
-        earlier = self.env.get(name)
-        if earlier is not None and self.branch and earlier != value:
-            options = self.slots[earlier[1]] if earlier[0] == "s" else (earlier,)
-            if len(options) < 6:
-                self.env[name] = self.slot((*options, value))
-                return
+        """A local gets a new definition."""
         self.env[name] = value if value[0] in _SIMPLE else self.slot((value,))
+
+    def merge(self, other: dict[str, Value]) -> None:
+        """Two ways lead here: what either left in a local is possible."""
+        for name, value in other.items():
+            mine = self.env.get(name)
+            if mine is None:
+                self.env[name] = value
+            elif mine != value:
+                options = {
+                    **dict.fromkeys(self.options(value)),
+                    **dict.fromkeys(self.options(mine)),
+                }
+                self.env[name] = self.slot(tuple(options)[:6])
+
+    def options(self, value: Value) -> tuple[Value, ...]:
+        """The values that a definition may have."""
+        return self.slots[value[1]] if value[0] == "s" else (value,)
 
     def slot(self, values: tuple[Value, ...]) -> Value:
         """A new definition with these possible values."""
@@ -184,10 +194,14 @@ class Scope(Statements):
 
     def nested(self, statements: list[ast.stmt], kind: str, payload: Any) -> None:
         """Read a block that may not run."""
+        earlier = self.env.copy()
+        self.within(statements, kind, payload)
+        self.merge(earlier)
+
+    def within(self, statements: list[ast.stmt], kind: str, payload: Any) -> None:
+        """Read a block in a context of its own."""
         before = self.enter(kind, payload)
-        self.branch += 1
         self.block(statements)
-        self.branch -= 1
         self.context = before
 
     def expression_statement(self, node: ast.Expr) -> None:
@@ -259,58 +273,19 @@ class Scope(Statements):
     def conditional(self, node: ast.If) -> None:
         """`if`; what follows an early exit is narrowed."""
         index = self.test(node.test)
-        self.nested(node.body, "if", index)
-        if node.orelse:
-            self.nested(node.orelse, "else", index)
+        earlier = self.env.copy()
+        self.within(node.body, "if", index)
+        after, self.env = self.env, earlier
+        self.within(node.orelse, "else", index)
+        if node.orelse and isinstance(node.orelse[-1], _TERMINAL):
+            self.env = after
+        elif not (node.body and isinstance(node.body[-1], _TERMINAL)):
+            self.merge(after)
         # What follows `if …: return` runs only when the condition was false.
         if node.body and isinstance(node.body[-1], _TERMINAL) and self.parent is not None:
             self.enter("else", index)
         elif node.orelse and isinstance(node.orelse[-1], _TERMINAL) and self.parent is not None:
             self.enter("if", index)
-
-    def loop(self, node: ast.While) -> None:
-        """`while`."""
-        index = self.test(node.test)
-        self.nested(node.body, "while", index)
-        self.block(node.orelse)
-
-    def iteration(self, node: ast.For) -> None:
-        """`for`."""
-        before = self.context
-        self.bind_iteration(node.target, node.iter)
-        # Going through a container looks at it.
-        self.tests.append((self.iterated, node.lineno))
-        self.nested(node.body, "for", None)
-        self.context = before
-        self.block(node.orelse)
-
-    def bind_iteration(self, target: ast.expr, source: ast.expr) -> None:
-        """Bind a loop variable; `for k, v in d.items()` and `enumerate` keep the element's identity."""
-        if type(source) is ast.Call and type(target) is ast.Tuple and len(target.elts) == 2:
-            function = source.func
-            if type(function) is ast.Attribute and function.attr == "items":
-                self.expr(source)
-                self.bind(target.elts[0], UNKNOWN)
-                self.iterated = ("i", self.expr(function.value), None)
-                self.bind(target.elts[1], self.iterated)
-                return
-            if (
-                (
-                    type(function) is ast.Call
-                    or (type(function) is ast.Name and function.id in {"list", "sorted", "tuple"})
-                )
-                and len(source.args) == 1
-                and type(source.args[0]) is ast.Call
-            ):
-                self.bind_iteration(target, source.args[0])
-                return
-            if type(function) is ast.Name and function.id == "enumerate" and source.args:
-                self.bind(target.elts[0], UNKNOWN)
-                self.iterated = ("i", self.expr(source.args[0]), None)
-                self.bind(target.elts[1], self.iterated)
-                return
-        self.iterated = ("i", self.expr(source), None)
-        self.bind(target, self.iterated)
 
     def context_manager(self, node: ast.With) -> None:
         """`with`."""

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.drafts import finding as drafted
+from anypod.check.drafts import located
 from anypod.check.facts import ARGS, CALL_LINE, KWARGS, Value
 from anypod.check.frames import Frame, walk
-from anypod.check.model import ERROR, WARNING, Finding, Site, Step
+from anypod.check.model import ERROR, WARNING, Finding
 from anypod.check.reach import External
-from anypod.check.replacements import replacement
+from anypod.check.settings import settings
 
 _OPENS = frozenset(
     {
@@ -55,6 +56,8 @@ _CONFIGURED = (
     "pydantic_settings",
 )
 _COMPLETE = re.compile(r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$")
+# Something like a path or a file's name; not a media type, not a URL.
+_FILE = re.compile(r"^(?!\w+://|(?:application|audio|image|text|video)/).*(?:\w[/.]\w|\w/|/\w)")
 _NOWHERE = ("/dev/", "/proc/", "/sys/")
 
 
@@ -74,6 +77,7 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
     found: dict[str, dict[tuple[str, int], FileWrite]] = {}
     removed = _removed(analysis)
     told: set[tuple[str, int]] = set()
+    fixed = {s.name for s in settings(analysis)}
     for external in analysis.externals:
         for path, text in _written(analysis, external):
             if _is_temporary(analysis, path, external.frame):
@@ -86,9 +90,10 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
             ):
                 # Nothing says where this goes.
                 continue
-            severity = (
-                WARNING if _is_configured(analysis, path, external.frame) or not label else ERROR
+            is_configured = _is_configured(analysis, path, external.frame) or _is_left_open(
+                analysis, path, external.frame, fixed
             )
+            severity = WARNING if is_configured or not label else ERROR
             write = FileWrite(
                 label or "a file",
                 external.frame,
@@ -111,7 +116,7 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
     arguments, keywords = call[ARGS], dict(call[KWARGS])
     dotted = external.dotted
     last = dotted.rpartition(".")[2]
-    if dotted in _OPENS and arguments:
+    if dotted in _OPENS and arguments and not _is_stream(analysis, arguments[0], external.frame):
         mode = arguments[1] if len(arguments) > 1 else keywords.get("mode")
         text = analysis.resolver.constant(mode, external.frame) if mode is not None else "r"
         if isinstance(text, str) and set(text) & set("wax+"):
@@ -132,6 +137,14 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
             yield arguments[at], "removed" if removes else f"{last}()"
     elif last in _SAVERS and arguments and _saves_a_file(analysis, external, arguments[0]):
         yield arguments[0], f".{last}()"
+
+
+def _is_stream(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """`ZipFile(response, "w")`: written to an object, not to a path."""
+    return any(
+        o[0] == "J" and o[1].removesuffix("()").endswith(("Response", "IO", "TemporaryFile"))
+        for o in analysis.resolver.resolve(value, frame)
+    )
 
 
 def _is_path(dotted: str) -> bool:
@@ -295,6 +308,19 @@ def _is_configured(analysis: Analysis, path: Value, frame: Frame) -> bool:
     ) and not _texts(analysis, path, frame)
 
 
+def _is_left_open(analysis: Analysis, path: Value, frame: Frame, fixed: set[str]) -> bool:
+    """Whether a configuration names the directory, with a setting that the code does not fix."""
+    for one in analysis.deep(path, frame):
+        name = ""
+        if one[0] == "a" and one[2].isupper() and one[1][-1] in {"settings", "config"}:
+            name = one[2]
+        elif one[0] == "i" and one[1][-1] == "config" and one[2] is not None and one[2][0] == "k":
+            name = str(one[2][1])
+        if name:
+            return name not in fixed
+    return False
+
+
 def _removed(analysis: Analysis) -> dict[Frame, set[Value]]:
     found: dict[Frame, set[Value]] = {}
     for external in analysis.externals:
@@ -330,7 +356,7 @@ def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
                 if found[0] == "P" and found[1][0] != "env":
                     return f"files under {analysis.resolver_label(found)}"
     for one, _ in everything:
-        if one[0] == "k" and isinstance(one[1], str) and re.search(r"\w[/.]\w|\w/|/\w", one[1]):
+        if one[0] == "k" and isinstance(one[1], str) and _FILE.search(one[1]):
             return f"file {one[1]!r}"
     for dotted in _dotted_in(analysis, path, frame):
         if dotted.startswith(_CONFIGURED):
@@ -414,43 +440,8 @@ def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> 
     )
 
 
-def located(
-    rule: str,
-    severity: str,
-    frame: Frame,
-    line: int,
-    column: int,
-    text: str,
-    *,
-    state: str,
-    message: str,
-    why: str,
-    purpose: str,
-) -> Finding:
-    """A finding at a place that runs at start-up."""
-    module = frame.function.module
-    name = frame.function.qualname or "import"
-    return Finding(
-        rule,
-        module,
-        line,
-        column,
-        state,
-        message,
-        severity,
-        (Step(module, line, f"{name}: {text}"),),
-        (Site(module, line, column, text),),
-        None,
-        why,
-        replacement(purpose, state, "", is_async=False),
-        "startup",
-    )
-
-
 def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
     """`SQLALCHEMY_DATABASE_URI = "sqlite:///x.db"` and Django's `DATABASES`, written as constants."""
-    from anypod.check.settings import settings
-
     for setting in settings(analysis):
         text = ""
         if (

@@ -9,6 +9,7 @@ from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, KWARGS, Value
 from anypod.check.frames import Frame
+from anypod.check.model import ERROR, WARNING
 from anypod.check.settings import NOT_PRODUCTION, settings
 
 _GENERATORS = frozenset(
@@ -50,6 +51,11 @@ _KEYED = frozenset(
 )
 
 
+_LEAVING = frozenset(
+    "etag shard bucket partition slot node route assign assigned variant experiment rollout key cache id".split()  # noqa: SIM905
+)
+
+
 class Identity(NamedTuple):
     """Something that only one process knows."""
 
@@ -60,6 +66,7 @@ class Identity(NamedTuple):
     state: str
     message: str
     purpose: str
+    severity: str = ERROR
 
 
 def secrets(analysis: Analysis) -> Iterator[Identity]:
@@ -170,7 +177,10 @@ def _etags(analysis: Analysis, seen: set[tuple[str, int]]) -> Iterator[Identity]
             if where in seen or not any(_uses(analysis, v, index, frame) for v in body.returns):
                 continue
             seen.add(where)
-            yield _key(frame, call[CALL_LINE], call[CALL_COL], "hash")
+            # Returned is not sent: within one process a hash may be a key.
+            leaves = words.words(frame.function.name) & _LEAVING
+            found = _key(frame, call[CALL_LINE], call[CALL_COL], "hash")
+            yield found if leaves else found._replace(severity=WARNING)
 
 
 def _uses(analysis: Analysis, value: Value, index: int, frame: Frame) -> bool:

@@ -41,8 +41,10 @@ class Injection:
             injected = self._injected(default, enclosing) or self._injected(annotation, enclosing)
             if injected:
                 bound.append(injected)
-            elif name in {"request", "req", "websocket", "ws", "environ", "scope"}:
+            elif name in {"request", "req", "websocket", "ws", "scope"}:
                 bound.append(REQUEST)
+            elif name == "environ":
+                bound.append((("Q", "environ"),))
             elif kind == "p" and default is None and annotation is None:
                 bound.append((("Q", "data"),))
             else:

@@ -10,20 +10,9 @@ from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
-from anypod.check.facts import Value
-from anypod.check.frames import Frame, Obj
 from anypod.check.model import ERROR, WARNING
-from anypod.check.origins import (
-    CLOCK,
-    PURE,
-    calls_checked_code,
-    guarded_by_itself,
-    has_constant_shape,
-    is_client,
-    is_of_the_image,
-    is_request,
-    loads_data,
-)
+from anypod.check.origins import is_of_the_image
+from anypod.check.plumbing import is_plumbing
 from anypod.check.purposes import (
     clears,
     expires_with_a_sibling,
@@ -51,7 +40,7 @@ _OWN_BUSINESS = frozenset(
         "tracer",
     }
 )
-_LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations"})
+_LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})
 _METRICS = ("prometheus_client.", "statsd.", "opentelemetry.", "datadog.", "sentry_sdk.")
 
 
@@ -96,7 +85,7 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         return None
     if not state.writes or analysis.is_per_context(state) or _is_external(analysis, state):
         return None
-    writes = tuple(w for w in state.writes if not _is_plumbing(analysis, state, w))
+    writes = tuple(w for w in state.writes if not is_plumbing(analysis, state, w))
     writes = without_restored(analysis, state, writes)
     if not writes or expires_with_a_sibling(analysis, state, writes):
         return None
@@ -146,85 +135,3 @@ def _is_external(analysis: Analysis, state: State) -> bool:
         if any(h[0] == "J" and h[1].startswith(_METRICS) for h in held):
             return True
     return False
-
-
-# Plumbing: what every replica may do for itself
-
-
-def _is_plumbing(analysis: Analysis, state: State, write: Write) -> bool:
-    """Lazily made clients, once-flags, pure memos, what a lifespan does."""
-    for kind, condition in analysis.conditions(write.frame, write.context):
-        if kind == "if" and any(
-            one[0] == "k" and isinstance(one[1], str) and one[1].startswith("lifespan")
-            for one in analysis.deep(condition, write.frame)
-        ):
-            return True
-    if write.op == "del" or (
-        write.op == "call" and write.name in {"pop", "clear", "remove", "discard"}
-    ):
-        return False
-    if write.op in {"aug", "augattr"}:
-        return False
-    value = write.value
-    if value is None:
-        return False
-    if any(e.startswith("threading.") for e in analysis.externals_in(value, write.frame)):
-        return True
-    if write.op in {"rebind", "attr"}:
-        return _is_lazy(analysis, state, write, value)
-    return _is_memo_of_plumbing(analysis, state, write, value)
-
-
-def _is_lazy(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
-    if is_client(analysis, value, write.frame):
-        return True
-    if not guarded_by_itself(analysis, state, write):
-        return False
-    if value[0] == "k":
-        # A flag that only ever goes up, once per process.
-        return value[1] is True and not _is_reset(state)
-    objects = analysis.resolver.resolve(value, write.frame)
-    if objects and all(o[0] in "IJ" and not _is_container(analysis, o) for o in objects):
-        # A service object, made once; what it keeps is judged by itself.
-        return not any(
-            is_request(analysis, one, write.frame) for one in analysis.deep(value, write.frame)
-        )
-    return _is_data_free(analysis, value, write.frame)
-
-
-def _is_container(analysis: Analysis, one: Obj) -> bool:
-    return one[0] == "I" and bool(analysis.resolver.container_kind(one[1]))
-
-
-def _is_reset(state: State) -> bool:
-    return any(w.value is not None and w.value[0] == "k" and not w.value[1] for w in state.writes)
-
-
-def _is_data_free(analysis: Analysis, value: Value, frame: Frame) -> bool:
-    """A new object that carries nothing from the request and nothing loaded."""
-    if any(is_request(analysis, one, frame) for one in analysis.deep(value, frame)):
-        return False
-    return not loads_data(analysis, value, frame)
-
-
-def _is_memo_of_plumbing(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
-    """`pools[name] = Pool()` when it is missing; `compiled[p] = re.compile(p)`."""
-    externals = list(analysis.externals_in(value, write.frame))
-    if write.op == "call" and write.name != "setdefault":
-        return False
-    if is_client(analysis, value, write.frame) and guarded_by_itself(analysis, state, write):
-        return True
-    if externals and all(
-        e.startswith(PURE)
-        and not e.startswith(CLOCK)
-        and e not in {"builtins.dict", "builtins.list"}
-        for e in externals
-    ):
-        pure = not calls_checked_code(analysis, value, write.frame)
-        if pure and guarded_by_itself(analysis, state, write) and not has_constant_shape(value):
-            return not any(e in {"builtins.len", "builtins.int", "builtins.str"} for e in externals)
-    if not words.any_of([state.name], words.PLUMBING):
-        return False
-    return guarded_by_itself(analysis, state, write) and not loads_data(
-        analysis, value, write.frame
-    )

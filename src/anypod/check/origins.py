@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
-from anypod.check.facts import Value
+from anypod.check.facts import ARGS, CALLEE, Value
 from anypod.check.frames import Frame, Obj
 from anypod.check.reach import Write
 
@@ -38,6 +38,14 @@ _MAKERS = frozenset(
         "get_logger",
         "ConnectionPool",
         "Redis",
+        "StrictRedis",
+        "RedisCluster",
+        "Valkey",
+        "Sentinel",
+        "Elasticsearch",
+        "OpenSearch",
+        "Minio",
+        "KafkaProducer",
         "Session",
         "Client",
         "AsyncClient",
@@ -194,9 +202,22 @@ def guarded_by_itself(analysis: Analysis, state: State, write: Write) -> bool:
     return any(
         kind in {"if", "else"}
         and _is_miss(condition, write.frame)
-        and analysis.mentions(condition, write.frame, state)
+        and (
+            analysis.mentions(condition, write.frame, state)
+            or _asks_by_name(analysis, condition, write.frame, state)
+        )
         for kind, condition in analysis.conditions(write.frame, write.context)
     ) or _in_handler_of_miss(analysis, write)
+
+
+def _asks_by_name(analysis: Analysis, condition: Value, frame: Frame, state: State) -> bool:
+    """`hasattr(cls, "_instance")`."""
+    for one in analysis.deep(condition, frame):
+        if one[0] == "r":
+            call = frame.function.body.calls[one[1]]
+            if call[CALLEE] in {("n", "hasattr"), ("n", "getattr")} and len(call[ARGS]) > 1:
+                return bool(call[ARGS][1] == ("k", state.name))
+    return False
 
 
 def _is_miss(condition: Value, frame: Frame) -> bool:

@@ -216,7 +216,7 @@ def _holds_earlier(analysis: Analysis, state: State, write: Write) -> bool:
         w
         for w in analysis.writes_of(write.frame)
         if w.line < write.line
-        and analysis.state_key(w.place) == state.key
+        and (w.place, w.name, w.key) == (write.place, write.name, write.key)
         and w.value != write.value
     ]
     return bool(earlier) and analysis.mentions(options[0], write.frame, state)

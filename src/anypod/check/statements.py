@@ -1,4 +1,4 @@
-"""Statements that only name things or guard a block: imports, `global`, `try`."""
+"""Statements that only name things, guard a block or repeat it: imports, `global`, `try`, loops."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Statements(Expressions):
     parent: Scope | None
     globals: set[str]
     nonlocals: dict[str, str]
+    tests: list[tuple[Value, int]]
+    iterated: Value
 
     if TYPE_CHECKING:  # what `Scope` gives
 
@@ -76,3 +78,47 @@ class Statements(Expressions):
     def asserted(self, node: ast.Assert) -> None:
         """`assert condition`."""
         self.test(node.test)
+
+    def loop(self, node: ast.While) -> None:
+        """`while`."""
+        index = self.test(node.test)
+        self.nested(node.body, "while", index)
+        self.block(node.orelse)
+
+    def iteration(self, node: ast.For) -> None:
+        """`for`."""
+        before = self.context
+        self.bind_iteration(node.target, node.iter)
+        # Going through a container looks at it.
+        self.tests.append((self.iterated, node.lineno))
+        self.nested(node.body, "for", None)
+        self.context = before
+        self.block(node.orelse)
+
+    def bind_iteration(self, target: ast.expr, source: ast.expr) -> None:
+        """Bind a loop variable; `for k, v in d.items()` and `enumerate` keep the element's identity."""
+        if type(source) is ast.Call and type(target) is ast.Tuple and len(target.elts) == 2:
+            function = source.func
+            if type(function) is ast.Attribute and function.attr == "items":
+                self.expr(source)
+                self.bind(target.elts[0], UNKNOWN)
+                self.iterated = ("i", self.expr(function.value), None)
+                self.bind(target.elts[1], self.iterated)
+                return
+            if (
+                (
+                    type(function) is ast.Call
+                    or (type(function) is ast.Name and function.id in {"list", "sorted", "tuple"})
+                )
+                and len(source.args) == 1
+                and type(source.args[0]) is ast.Call
+            ):
+                self.bind_iteration(target, source.args[0])
+                return
+            if type(function) is ast.Name and function.id == "enumerate" and source.args:
+                self.bind(target.elts[0], UNKNOWN)
+                self.iterated = ("i", self.expr(source.args[0]), None)
+                self.bind(target.elts[1], self.iterated)
+                return
+        self.iterated = ("i", self.expr(source), None)
+        self.bind(target, self.iterated)

@@ -97,8 +97,7 @@ from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
 from anypod.check.coordination import Coordination, events, locks, schedulers
-from anypod.check.drafts import finding, of_verdict
-from anypod.check.files import located
+from anypod.check.drafts import finding, located, of_verdict
 from anypod.check.memory import Verdict
 from anypod.check.model import Finding, Site
 

@@ -51,8 +51,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
-from anypod.check.drafts import finding
-from anypod.check.files import located
+from anypod.check.drafts import finding, located
 from anypod.check.identities import keys, secrets
 from anypod.check.memory import Verdict
 from anypod.check.model import ERROR, Finding
@@ -79,7 +78,7 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
         yield finding(
             analysis,
             "POD109",
-            ERROR,
+            one.severity,
             one.frame,
             one.line,
             one.column,

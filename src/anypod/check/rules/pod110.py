@@ -58,8 +58,8 @@ from collections.abc import Iterable, Iterator
 
 from anypod.check.analysis import Analysis
 from anypod.check.defaults import CALLS, CONFIGURABLE, KEYED_VALUES, SETTINGS, VALUES, CallRow
+from anypod.check.drafts import located
 from anypod.check.facts import ARGS, KWARGS, Value
-from anypod.check.files import located
 from anypod.check.frames import Frame
 from anypod.check.memory import Verdict
 from anypod.check.model import ERROR, Finding

@@ -1,0 +1,189 @@
+"""Plumbing: what every replica may do for itself, and what therefore is no state.
+
+Clients and pools that are made on first use, flags that let something happen once in a process, tables that code
+fills when it first needs them, memos of objects that nobody changes.
+"""
+
+from __future__ import annotations
+
+from anypod.check import words
+from anypod.check.analysis import Analysis, State
+from anypod.check.effects import surrounding
+from anypod.check.facts import Value
+from anypod.check.frames import Frame, Obj
+from anypod.check.origins import (
+    CLOCK,
+    PURE,
+    calls_checked_code,
+    guarded_by_itself,
+    has_constant_shape,
+    is_client,
+    is_request,
+    loads_data,
+)
+from anypod.check.reach import Write
+
+_TASKS = frozenset({"create_task", "ensure_future", "run_coroutine_threadsafe", "start_soon"})
+# What objects are called that work on data and hold none.
+_TOOLS = (
+    "Adapter", "Mapper", "Policy", "Handler", "Formatter", "Serializer", "Parser", "Renderer", "Factory", "Strategy",
+    "Converter", "Translator", "Validator", "Backend", "Transport", "Connector", "Loader", "Encoder", "Decoder",
+)  # fmt: skip
+
+
+def is_plumbing(analysis: Analysis, state: State, write: Write) -> bool:
+    """Whether a write is one of those: lazily made clients, once-flags, pure memos, what a lifespan does."""
+    for kind, condition in analysis.conditions(write.frame, write.context):
+        if kind == "if" and any(
+            one[0] == "k" and isinstance(one[1], str) and one[1].startswith("lifespan")
+            for one in analysis.deep(condition, write.frame)
+        ):
+            return True
+    if write.op == "del" or (
+        write.op == "call" and write.name in {"pop", "clear", "remove", "discard"}
+    ):
+        return False
+    if write.op in {"aug", "augattr"}:
+        return False
+    value = write.value
+    if value is None:
+        return False
+    if any(e.startswith("threading.") for e in analysis.externals_in(value, write.frame)):
+        return True
+    if _keeps_task_alive(analysis, write, value):
+        return True
+    if runs_once(analysis, write) and _is_data_free(analysis, value, write.frame):
+        return True
+    if write.op in {"rebind", "attr"}:
+        return _is_lazy(analysis, state, write, value)
+    return _is_memo_of_plumbing(analysis, state, write, value)
+
+
+def _keeps_task_alive(analysis: Analysis, write: Write, value: Value) -> bool:
+    """`tasks.add(create_task(…))`: the loop itself holds tasks only weakly."""
+    return (
+        write.op == "call"
+        and write.name in {"add", "append"}
+        and any(e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(value, write.frame))
+    )
+
+
+def runs_once(analysis: Analysis, write: Write) -> bool:
+    """Whether a flag that only ever goes up lets a write happen once in a process: `if not _loaded: _load()`."""
+    # Further down, what was started once may go on for ever.
+    parent = analysis.parents.get(write.frame)
+    near = (write.frame, parent[0]) if parent else (write.frame,)
+    for kind, condition, frame in surrounding(analysis, write.frame, write.context):
+        if kind not in {"if", "else"} or frame not in near:
+            continue
+        negated = condition[0] == "o" and condition[1] == "Not"
+        if negated != (kind == "if"):
+            continue
+        asked = condition[2][0] if negated else condition
+        for one in analysis.resolver.resolve(asked, frame) if asked[0] in "nvai" else ():
+            flag = analysis.states.get(analysis.state_key(one)) if one[0] == "P" else None
+            if (
+                flag is not None
+                and flag.writes
+                and all(w.value == ("k", True) for w in flag.writes)
+            ):
+                return True
+    return False
+
+
+def _is_lazy(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
+    if is_client(analysis, value, write.frame):
+        return True
+    if not guarded_by_itself(analysis, state, write):
+        return False
+    if value[0] == "k":
+        # A flag that only ever goes up, once per process.
+        return value[1] is True and not _is_reset(state)
+    objects = analysis.resolver.resolve(value, write.frame)
+    if objects and all(o[0] in "IJ" and not _is_container(analysis, o) for o in objects):
+        # A service object, made once; what it keeps is judged by itself.
+        return not any(
+            is_request(analysis, one, write.frame) for one in analysis.deep(value, write.frame)
+        )
+    return _is_data_free(analysis, value, write.frame)
+
+
+def _is_container(analysis: Analysis, one: Obj) -> bool:
+    return one[0] == "I" and bool(analysis.resolver.container_kind(one[1]))
+
+
+def _is_reset(state: State) -> bool:
+    return any(w.value is not None and w.value[0] == "k" and not w.value[1] for w in state.writes)
+
+
+def _is_data_free(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """A new object that carries nothing from the request and nothing loaded."""
+    if any(is_request(analysis, one, frame) for one in analysis.deep(value, frame)):
+        return False
+    return not loads_data(analysis, value, frame)
+
+
+def _is_memo_of_plumbing(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
+    """`pools[name] = Pool()` when it is missing; `compiled[p] = re.compile(p)`."""
+    externals = list(analysis.externals_in(value, write.frame))
+    if guarded_by_itself(analysis, state, write) and (
+        _is_of_code(analysis, value, write.frame) or _is_stateless(analysis, state, write, value)
+    ):
+        return True
+    if write.op == "call" and write.name != "setdefault":
+        return False
+    if is_client(analysis, value, write.frame) and guarded_by_itself(analysis, state, write):
+        return True
+    if externals and all(
+        e.startswith(PURE)
+        and not e.startswith(CLOCK)
+        and e not in {"builtins.dict", "builtins.list"}
+        for e in externals
+    ):
+        pure = not calls_checked_code(analysis, value, write.frame)
+        if pure and guarded_by_itself(analysis, state, write) and not has_constant_shape(value):
+            return not any(e in {"builtins.len", "builtins.int", "builtins.str"} for e in externals)
+    if not words.any_of([state.name], words.PLUMBING):
+        return False
+    return guarded_by_itself(analysis, state, write) and not loads_data(
+        analysis, value, write.frame
+    )
+
+
+def _is_of_code(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether a value is nothing but constants, classes and functions: a table that is filled when first needed."""
+    named = False
+    for one in analysis.deep(value, frame):
+        if one[0] in "pvx":
+            return False
+        if one[0] == "r":
+            callees = analysis.resolver.callees(frame, one[1])
+            if not callees or any(
+                c[0] != "C" and not (c[0] == "E" and c[1].startswith(PURE)) for c in callees
+            ):
+                return False
+        elif one[0] in "naim":
+            objects = analysis.resolver.resolve(one, frame)
+            if not objects or any(o[0] not in "CFEMK" for o in objects):
+                return False
+            named = True
+    return named
+
+
+def _is_stateless(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
+    """`mappers[name] = Mapper(name)` when it is missing, of objects that requests never change."""
+    if words.any_of([state.name], words.SESSION | words.CONNECTIONS | words.CACHE):
+        return False
+    objects = analysis.resolver.resolve(value, write.frame)
+    if not objects or any(
+        o[0] != "I" or not o[1][1].endswith(_TOOLS) or _is_container(analysis, o) for o in objects
+    ):
+        return False
+    if any(len(w.place[2]) > len(write.place[2]) for w in state.writes):
+        return False
+    own = set(analysis.deep(write.key, write.frame)) if write.key is not None else set()
+    return not loads_data(analysis, value, write.frame) and not any(
+        is_request(analysis, one, write.frame)
+        for one in analysis.deep(value, write.frame)
+        if one not in own
+    )
