@@ -190,6 +190,45 @@ def test_a_wait_for_a_transaction_has_an_end_and_a_known_outcome(
         assert other.execute(c.Add(key)).value == 2
 
 
+def test_a_command_on_several_keys_waits_no_longer_than_others(
+    driver: PostgresDriver, store: Store, postgres_url: str
+) -> None:
+    """It waits for one lock after the other, and all that has an end that the client still sees."""
+    policy = c.Policy(c.Algorithm.FIXED_WINDOW, 5, 60.0, 5)
+    one, two = sorted(fresh() for _ in range(2))
+    take = c.TakeAll(one, ((one, (policy,)), (two, (policy,))))
+    with (
+        psycopg.connect(postgres_url) as first,
+        psycopg.connect(postgres_url) as second,
+        psycopg.connect(postgres_url, autocommit=True) as watch,
+        open_store(postgres_url + "?timeout=2") as other,
+    ):
+        other.execute(c.Total(one))
+        bound(driver, first).execute(c.Take(one, (policy,)))
+        bound(driver, second).execute(c.Take(two, (policy,)))
+
+        def attempt() -> str:
+            try:
+                return repr(other.execute(take))
+            except StoreUnavailable as refused:
+                return str(refused)
+
+        waiting = Child(attempt)
+
+        def has_waited() -> bool:
+            row = watch.execute(
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+                " AND waitstart < clock_timestamp() - interval '1 second'"
+            ).fetchone()
+            return row is not None
+
+        wait_until(has_waited, "a second of waiting for the first lock")
+        first.commit()
+        assert "another transaction held this record" in waiting.result()
+        second.commit()
+        assert other.execute(take).admitted
+
+
 async def _once(store: Store, command: c.Command[object]) -> object:
     try:
         return await store.aexecute(command)

@@ -22,7 +22,7 @@ import pytest
 from tests.servers import wait_until
 
 from anypod import commands as c
-from anypod.errors import ConfigurationError
+from anypod.errors import ConfigurationError, StoreUnavailable
 from anypod.stores import Store, open_store
 from anypod.stores.conformance import CHECKS, Check, Ground
 from anypod.stores.conformance.ground import fresh
@@ -220,6 +220,26 @@ def test_prepared_statements_that_are_not_kept_are_given_up(pooler: Pooler) -> N
             return sorted(reply.value for reply in added)
 
         assert asyncio.run(loop()) == list(range(30, 50))
+
+
+def test_a_setting_of_its_own_is_what_a_pooler_refuses(pooler: Pooler) -> None:
+    with (
+        open_store(pooler.url + "?synchronous=on") as store,
+        pytest.raises(StoreUnavailable, match=r"unsupported startup parameter.*options"),
+    ):
+        store.execute(c.Add(fresh()))
+
+
+def test_without_a_direct_connection_a_waiter_looks_again_and_again(pooler: Pooler) -> None:
+    key = fresh("slots")
+    with open_store(pooler.url) as store:
+        held = store.execute(c.Acquire(key, "first", 60.0)).token
+        assert held is not None
+        store.execute(c.Acquire(key, "second", 60.0, patience=60.0))
+        thread = threading.Thread(target=lambda: store.execute(c.Release(key, held)))
+        thread.start()
+        assert store.receive(c.mailbox(key, "second"), 60.0)
+        thread.join()
 
 
 def test_listening_asks_for_a_direct_connection_and_uses_it(pooler: Pooler) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -11,11 +15,13 @@ import pytest
 
 from anypod import commands as c
 from anypod.errors import ConfigurationError
-from anypod.stores import open_store
+from anypod.stores import Store, open_store
+from anypod.stores.conformance.faults import CASES
 from anypod.stores.conformance.ground import in_processes
-from anypod.stores.postgres import Migration, migrate
+from anypod.stores.postgres import Migration, PostgresDriver, migrate
 from anypod.stores.postgres import schema as schemas
-from anypod.stores.postgres.address import parse
+from anypod.stores.postgres.address import OWN, parse
+from anypod.stores.postgres.doctor import examine, statistics
 
 NewUrl = Callable[[], str]
 
@@ -175,6 +181,127 @@ def test_a_role_without_rights_on_the_schema_is_told_which(url: str, stranger: s
         )
         with open_store(stranger) as store:
             assert store.execute(c.Add("k")).value == 1
+
+
+def test_the_rights_of_the_documentation_are_enough_and_none_too_many(url: str) -> None:
+    database = url.rpartition("/")[2]
+    owner, service = (f"r{secrets.token_hex(6)}" for _ in range(2))
+    create, *grants = [
+        line.replace("shop_owner", owner).replace("shop_service", service).rstrip(";")
+        for line in _block("sql").splitlines()
+        if not line.startswith("--")
+    ]
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def run(statement: str) -> None:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+        for role in (owner, service):
+            run(f"CREATE ROLE {role} LOGIN")
+        run(
+            f"REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE TEMP ON DATABASE {database} FROM PUBLIC"
+        )
+        with pytest.raises(ConfigurationError, match="GRANT CREATE ON DATABASE"):
+            migrate(_as(url, owner))
+        run(create.replace("DATABASE shop", f"DATABASE {database}"))
+        assert migrate(_as(url, owner)) == Migration(before=0, after=NEWEST)
+        run(f"REVOKE CREATE ON DATABASE {database} FROM {owner}")
+        assert migrate(_as(url, owner)) == Migration(before=NEWEST, after=NEWEST)
+        with psycopg.connect(_as(url, owner), autocommit=True) as own:
+            for number, missing in enumerate(grants):
+                for grant in grants[:number]:
+                    own.execute(grant)  # type: ignore[arg-type]
+                with (
+                    open_store(_as(url, service)) as store,
+                    pytest.raises(ConfigurationError) as no,
+                ):
+                    store.execute(c.Add("k"))
+                assert "GRANT" in str(no.value), f"without {missing!r}"
+            own.execute(grants[-1])  # type: ignore[arg-type]
+        with open_store(_as(url, service)) as store:
+            _everything(store)
+        run(f"DROP OWNED BY {owner}, {service} CASCADE; DROP ROLE {owner}, {service}")
+
+
+def _everything(store: Store) -> None:
+    """Each command, and whatever else a store does."""
+    for place, case in enumerate(CASES):
+        key = f"key{place}"
+        store.execute(case.command(key, case.prepare(store, key)))
+    listener = store.driver.listen("channel")
+    store.execute(c.Publish("channel", b"heard"))
+    assert listener.get(60.0) == b"heard"
+    listener.close()
+    assert not store.receive("mailbox", 0.0)
+    assert isinstance(store.driver, PostgresDriver)
+    assert store.driver.reap() >= 0
+    assert not [finding for finding in examine(store.driver) if "cannot be asked" in finding.what]
+    assert statistics(store.driver)["record_live"] >= 0
+
+
+def _block(language: str) -> str:
+    """The one block of this language in the documentation of stores."""
+    text = (Path(__file__).parents[2] / "docs" / "stores.md").read_text()
+    _, _, rest = text.partition(f"```{language}\n")
+    return rest.partition("```")[0]
+
+
+def test_every_option_is_documented_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "stores.md").read_text()
+    _, _, section = text.partition("\n## PostgreSQL\n")
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (?:`(\w+)` )?\|$", section.partition("\n## ")[0], re.MULTILINE
+    )
+    documented = dict(rows)
+    known = {
+        name: default[0] if isinstance(default, tuple) else f"{default:g}" if default else ""
+        for name, default in OWN.items()
+    }
+    assert documented == known
+
+
+def test_old_replicas_go_on_while_the_schema_is_brought_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one command of theirs fails, however many are under way."""
+    everything = schemas.steps()
+    monkeypatch.setattr(schemas, "steps", lambda: everything[:1])
+    begun, done = threading.Barrier(5), threading.Event()
+    with open_store(url) as old:
+        assert old.execute(c.Add("k")).value == 1
+        assert schemas.steps()[-1].version == 1
+
+        def work() -> int:
+            begun.wait(60)
+            count = 0
+            while not done.is_set() or count < 50:
+                old.execute(c.Add("k"))
+                old.execute(c.CacheFill("c", None, "s", b"x", 60.0, 60.0))
+                old.execute(c.Claim("claim", "f", 60.0, 60.0))
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(4) as pool:
+            working = [pool.submit(work) for _ in range(4)]
+            with psycopg.connect(url, autocommit=True) as connection:
+                begun.wait(60)
+                try:
+                    moved = schemas.migrate(connection, parse(url), everything)
+                finally:
+                    done.set()
+            counted = sum(one.result(60) for one in working)
+        assert moved == Migration(before=1, after=NEWEST)
+        assert old.execute(c.Total("k")) == counted + 1
+
+
+def test_cached_values_and_mail_are_unlogged_and_nothing_else(url: str) -> None:
+    migrate(url)
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'anypod'::regnamespace"
+            " AND relkind = 'r' AND relpersistence = 'u' ORDER BY relname"
+        ).fetchall()
+    assert found == [("cache",), ("mail",)]
 
 
 def test_a_schema_that_vanishes_is_told_and_made_again_at_the_next_start(url: str) -> None:

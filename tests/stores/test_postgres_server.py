@@ -338,6 +338,29 @@ def test_commands_on_several_rows_do_not_deadlock(store: Store) -> None:
     assert [store.execute(c.Total(key)) for key in keys] == [150] * 3
 
 
+def test_commands_on_several_keys_do_not_deadlock(store: Store) -> None:
+    """Whatever the order in which they name their keys, and whatever else happens there, reaping included."""
+    policy = c.Policy(c.Algorithm.FIXED_WINDOW, c.MAX_INTEGER, 1e6, 1)
+    keys = [fresh() for _ in range(4)]
+    driver = driver_of(store)
+
+    def work(number: int) -> None:
+        for step in range(20):
+            turn = (number + step) % 4
+            ordered = [*keys[turn:], *keys[:turn]][:: 1 if step % 2 else -1]
+            subjects = tuple((key, (policy,)) for key in ordered)
+            assert store.execute(c.TakeAll(ordered[0], subjects)).admitted
+            store.execute(c.Take(ordered[-1], (policy,)))
+            store.execute(c.Put(ordered[0] + "v", b"x", ttl=1e-6))
+            driver.reap(5)
+
+    in_threads([lambda n=n: work(n) for n in range(5)])  # type: ignore[misc]
+    taken = sum(
+        c.MAX_INTEGER - store.execute(c.Take(key, (policy,), 0)).quotas[0].remaining for key in keys
+    )
+    assert taken == 5 * 20 * (4 + 1)
+
+
 def test_what_has_expired_is_reaped_in_batches(new_postgres_url: Callable[[], str]) -> None:
     url = new_postgres_url()
     with open_store(url) as store, psycopg.connect(url, autocommit=True) as connection:

@@ -9,6 +9,7 @@ CREATE FUNCTION anypod.take_all_v2(
     OUT retries bigint[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    began  CONSTANT bigint := anypod.clock_v1(0);
     keys   text[];
     key_   text;
     first  integer;
@@ -17,9 +18,12 @@ DECLARE
 BEGIN
     SELECT array_agg(convert_from(k.key, 'UTF8') ORDER BY k.place) INTO keys
     FROM unnest(p_keys) WITH ORDINALITY AS k (key, place);
-    -- In the order of the keys, so that two of these never wait for each other.
+    -- In the order of the keys, so that two of these never wait for each other; all waits together end
+    -- as early as the one of another command.
     FOR key_ IN SELECT k.key FROM unnest(keys) AS k (key) ORDER BY k.key LOOP
-        PERFORM anypod.enter_v1(key_, p_offset, p_wait);
+        PERFORM anypod.enter_v1(
+            key_, p_offset, greatest(1, p_wait - (anypod.clock_v1(0) - began) / 1000)::integer
+        );
     END LOOP;
     FOR pass IN 1 .. 2 LOOP  -- a second time, with no cost, if somebody refused
         first := 1;
