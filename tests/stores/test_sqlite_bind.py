@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +100,75 @@ def test_what_cannot_be_bound(store: Store) -> None:
     for url in ("memory://", "redis://127.0.0.1:1"):
         with open_store(url) as other, pytest.raises(ConfigurationError, match="cannot take part"):
             other.bind(sqlite3)
+
+
+DJANGO = """
+import sys
+import django
+from django.conf import settings
+
+url, shop, key = sys.argv[1:]
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": shop}}, USE_TZ=True
+)
+django.setup()
+from django.db import connection, transaction
+from anypod import commands as c
+from anypod.errors import ConfigurationError
+from anypod.stores import open_store
+
+
+def orders():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM orders")
+        return cursor.fetchone()[0]
+
+
+def order():
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO orders VALUES (NULL)")
+
+
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+with open_store(url) as store:
+    bound = store.bind(connection)
+    try:
+        bound.execute(c.Add(key))
+    except ConfigurationError as refused:
+        assert "needs an open transaction" in str(refused), refused
+    else:
+        raise AssertionError("a command stood alone")
+    try:
+        with transaction.atomic():
+            order()
+            assert bound.execute(c.Add(key)).value == 1
+            raise KeyError
+    except KeyError:
+        pass
+    with transaction.atomic():
+        assert (orders(), bound.execute(c.Total(key))) == (0, 0)
+        order()
+        assert bound.execute(c.Add(key, once="order-1")).value == 1
+        try:
+            with transaction.atomic():  # a savepoint of its own
+                order()
+                assert bound.execute(c.Add(key)).value == 2
+                raise KeyError
+        except KeyError:
+            pass
+        assert bound.execute(c.Add(key, once="order-1")).value == 1
+        document = c.PatchDocument(key + "d", {"a": b"1"}, existence=c.Existence.NEW)
+        assert bound.execute(document).outcome is c.PatchOutcome.PATCHED
+    with transaction.atomic():
+        assert (orders(), bound.execute(c.Total(key))) == (1, 1)
+    assert store.execute(c.Total(key)) == 0, "the records are the caller's, not the store's"
+connection.close()
+"""
+
+
+def test_django_inside_atomic(tmp_path: Path) -> None:
+    url, shop = f"sqlite:///{tmp_path}/store.db", str(tmp_path / "shop.db")
+    arguments = [sys.executable, "-W", "error", "-c", DJANGO, url, shop, KEY]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

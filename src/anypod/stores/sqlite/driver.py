@@ -43,18 +43,16 @@ from anypod.stores.sqlite.rows import (
     NEXT,
     PAGE,
     REAP,
-    SCHEMA,
     TAKE,
     ReadOnlyRows,
     Rows,
     WouldWrite,
+    prepare,
 )
 
 R = TypeVar("R")
 
-APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
-SCHEMA_VERSION: Final = 3
-CHECKPOINT_EVERY: Final = 4 * 1024 * 1024  # bytes written by this process
+CHECKPOINT_EVERY: Final = 8 * 1024 * 1024  # bytes written by this process
 WAL_CAP: Final = 32 * 1024 * 1024  # bytes
 CAP_PATIENCE: Final = 20  # ms for which writers wait for readers that keep the log above the cap
 REAP_EVERY: Final = 512  # writes
@@ -182,8 +180,8 @@ class SQLiteDriver:
                 now,
                 now,
                 now,
-                max(command.floor, -MAX_INTEGER),
-                min(command.ceiling, MAX_INTEGER),
+                max(-MAX_INTEGER, command.floor),
+                min(MAX_INTEGER, command.ceiling),
             ),
         ).fetchall()
         return Added(rows[0][0], AddOutcome.ADDED) if rows else None
@@ -364,7 +362,7 @@ class SQLiteDriver:
     def _open_writer(self) -> sqlite3.Connection:
         connection = self._open()
         try:
-            self._prepare(connection)
+            prepare(connection, self.path)
         except BaseException:
             connection.close()
             raise
@@ -381,30 +379,6 @@ class SQLiteDriver:
             connection = self._open()
             self._reading += 1
             return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the file a store of this version, or refuse it. The gate is held."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if version == SCHEMA_VERSION and application == APPLICATION_ID:
-            return
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if application == APPLICATION_ID and version > SCHEMA_VERSION:
-            raise WrongRecord(
-                f"{self.path} was written by a newer anypod (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}): upgrade this process, or give it another file"
-            )
-        if tables and application != APPLICATION_ID:
-            raise WrongRecord(
-                f"{self.path} is a database of another program: give anypod a file of its own"
-            )
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise OSError(f"{self.path}: this file system has no write-ahead log ({mode} instead)")
-        connection.executescript(
-            f"BEGIN IMMEDIATE;{SCHEMA}PRAGMA application_id = {APPLICATION_ID};"
-            f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
-        )
 
     # --- forks
 

@@ -28,13 +28,12 @@ import time
 from typing import Final
 
 # All in ns of the machine's monotonic clock.
-RUN: Final = 3_000_000  # for which a process may go on while others wait
+RUN: Final = 4_000_000  # for which a process may go on while others wait
 AWAKE: Final = 100_000  # awake; a sleeper may lose its processor for longer
 FIRST_PAUSE: Final = 20_000  # between two looks of who sleeps, growing …
-LONGEST_PAUSE: Final = 200_000  # … to this
+LONGEST_PAUSE: Final = 300_000  # … to this for the first in line …
+BEHIND_PAUSE: Final = 1_000_000  # … and to this for those behind: each look slows the others down
 ABSENT: Final = 3_000_000  # after a run has ended: the first in line does not come any more
-PATIENT_AFTER: Final = 250_000_000  # looking often is no use any more …
-PATIENT_PAUSE: Final = 1_000_000  # … so this often
 
 FEW: Final = 4  # commands that a newcomer sits out awake
 EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -143,11 +142,13 @@ class Gate:
                 elif first == arrived and -AWAKE < to_go < AWAKE:
                     look = to_go <= 0
                 else:
-                    early = to_go - AWAKE // 2
-                    time.sleep((early if first == arrived and 0 < early < pause else pause) * 1e-9)
+                    if first == arrived:
+                        pause = min(pause, LONGEST_PAUSE)
+                        if 0 < to_go - AWAKE // 2 < pause:
+                            pause = to_go - AWAKE // 2
+                    time.sleep(pause * 1e-9)
                     now = time.monotonic_ns()
-                    patient = now - arrived > PATIENT_AFTER
-                    pause = PATIENT_PAUSE if patient else min(pause * 3 // 2, LONGEST_PAUSE)
+                    pause = min(pause * 2, BEHIND_PAUSE)
                     to_go = self._to_go(now)
                     last, entered = entered, hints[ENTERED]
                     idle = last == entered  # whoever has the run does not use it
@@ -173,7 +174,7 @@ class Gate:
     def _to_go(self, now: int) -> int:
         """The ns that are left of the run; what was noted before the machine last started is no run."""
         to_go = self._hints[END_OF_RUN] - now
-        return to_go if to_go <= RUN else -RUN
+        return to_go if to_go <= RUN else -2 * ABSENT
 
     def end_run(self) -> None:
         """Whoever has the run will not come back soon: let the next one in at once."""

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from anypod.stores.specification import CounterRecord, Record, decode_record, encode_record
+from anypod.stores.specification import (
+    CounterRecord,
+    Record,
+    WrongRecord,
+    decode_record,
+    encode_record,
+)
 
 PAGE: Final = 4096  # bytes
+APPLICATION_ID: Final = 0x616E7970  # "anyp", in the file's header
+SCHEMA_VERSION: Final = 3
 
 TABLES: Final = (
     """
@@ -67,6 +75,34 @@ FROM (SELECT 1) LEFT JOIN (
 )
 """
 FORGOTTEN_AFTER: Final = 60_000_000  # µs for which a notification or message waits for its reader
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Make the file at `path` a store of this version. The gate is held.
+
+    Raises:
+        WrongRecord: it is a newer anypod's, or another program's.
+        OSError: its file system has no write-ahead log.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if version == SCHEMA_VERSION and application == APPLICATION_ID:
+        return
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application == APPLICATION_ID and version > SCHEMA_VERSION:
+        raise WrongRecord(
+            f"{path} was written by a newer anypod (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}): upgrade this process, or give it another file"
+        )
+    if tables and application != APPLICATION_ID:
+        raise WrongRecord(f"{path} is a database of another program: give anypod a file of its own")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise OSError(f"{path}: this file system has no write-ahead log ({mode} instead)")
+    connection.executescript(
+        f"BEGIN IMMEDIATE;{SCHEMA}PRAGMA application_id = {APPLICATION_ID};"
+        f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+    )
 
 
 class WouldWrite(Exception):
