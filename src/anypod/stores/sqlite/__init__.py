@@ -11,7 +11,9 @@ Invariants:
       a COMMIT that fails fails them all;
     - the file is closed around a fork, because SQLite's bookkeeping of locks must not be copied into a
       child; a child has connections and a gate of its own;
-    - the write-ahead log stays bounded: past `WAL_CAP` a writer empties it before it goes on.
+    - the write-ahead log stays bounded: who has written `CHECKPOINT_EVERY` bytes carries it over, and past
+      `WAL_CAP` writers wait a moment for readers, so that it can be emptied;
+    - what follows a COMMIT (the log, what has expired, the bell) never fails the command.
 
 What "acknowledged" means: with `synchronous=normal` (the default) a reply survives the death of every
 process, and a power loss may take the last commits with it, never the file; with `synchronous=full` it

@@ -28,7 +28,7 @@ import time
 from typing import Final
 
 # All in ns of the machine's monotonic clock.
-RUN: Final = 4_000_000  # for which a process may go on while others wait
+RUN: Final = 3_000_000  # for which a process may go on while others wait
 AWAKE: Final = 100_000  # awake; a sleeper may lose its processor for longer
 FIRST_PAUSE: Final = 20_000  # between two looks of who sleeps, growing …
 LONGEST_PAUSE: Final = 300_000  # … to this for the first in line …
