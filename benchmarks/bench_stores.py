@@ -103,10 +103,10 @@ def sqlite_alone(folder: Path) -> Iterator[Contest]:
         )  # fmt: skip
 
 
-def _crowd(url: str, pause: float, seconds: float, pipe: Any) -> None:
+def _crowd(url: str, pause: float, seconds: float, pipe: Any, cores: set[int]) -> None:
     """One process of the crowd: steps until the time is up, then tells its waits."""
-    if CORES:
-        os.sched_setaffinity(0, CORES)
+    if cores:  # as this module finds them in a child, they are the one that the parent is pinned to
+        os.sched_setaffinity(0, cores)
     with open_store(url) as store:
         store.execute(STEP)
         pipe.send(None)
@@ -127,7 +127,7 @@ def crowd(url: str, *, pause: float, seconds: float = 2.0) -> list[list[float]]:
     pipes, processes = [], []
     for _ in range(PROCESSES):
         mine, theirs = context.Pipe()
-        processes.append(context.Process(target=_crowd, args=(url, pause, seconds, theirs)))
+        processes.append(context.Process(target=_crowd, args=(url, pause, seconds, theirs, CORES)))
         pipes.append(mine)
     for process in processes:
         process.start()
