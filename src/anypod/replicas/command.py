@@ -23,9 +23,10 @@ from pathlib import Path
 from anypod.replicas.change import State
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import StartFailed
-from anypod.replicas.pod import Pod, Replica, Site
+from anypod.replicas.pod import Pod, Replica
 from anypod.replicas.processes import kill_group, tail
 from anypod.replicas.readiness import answers
+from anypod.replicas.site import Site
 
 __all__ = ["CommandPod", "Companion", "run_once", "with_guard"]
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +19,13 @@ from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import BadTarget, MissingServer, ReplicaUnresponsive, StartFailed
 from anypod.replicas.processes import kill_group, tail
 from anypod.replicas.readiness import answers
+from anypod.replicas.site import Site
 
-__all__ = ["Pod", "Replica", "Site"]
+__all__ = ["Pod", "Replica"]
 
 _ANSWER_WITHIN = 10.0  # seconds for a parent or a probe to answer
 _SIGN_OF_LIFE_WITHIN = 1.0  # … and for a probe to show that a process is not on its way out
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a pod's processes live and what they run."""
-
-    base: Path
-    slot: int
-    root: Path
-    target: str
-    env: Mapping[str, str]
-    allow_hosts: tuple[str, ...]
-    timeout: float
-    import_each: str = ""  # why replicas are not forked, if they are not to be
-
-    @property
-    def path(self) -> Path:
-        """The slot's directory: disk, home and tmp."""
-        return self.base / f"slot-{self.slot}"
 
 
 class Replica:

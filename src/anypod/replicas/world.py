@@ -32,7 +32,8 @@ from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.hosts import refuse_remote
-from anypod.replicas.pod import Pod, Replica, Site
+from anypod.replicas.pod import Pod, Replica
+from anypod.replicas.site import Site
 from anypod.replicas.target import Target
 
 __all__ = ["Application", "World"]
