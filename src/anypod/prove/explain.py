@@ -17,6 +17,7 @@ from anypod.prove.guesses import Nearness, guesses
 from anypod.prove.judge import Judge
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Copy, Played, play
+from anypod.prove.redaction import redacted
 from anypod.prove.schedules import Delivery, Kind, Schedule, one_replica
 from anypod.prove.shrink import Positions, reduce
 from anypod.prove.verify import Outcome, Replay, Replayed, Verification
@@ -378,7 +379,7 @@ def told(exchanges: tuple[Exchange, ...], *, moves: bool, rolls: bool = False) -
     for exchange in exchanges:
         response = exchange.response
         body = (exchange.request.body or b"").decode("utf-8", "replace")
-        body = " ".join(body.split())
+        body = redacted(" ".join(body.split()))
         another = incarnations.get(exchange.pod, exchange.incarnation) != exchange.incarnation
         incarnations[exchange.pod] = exchange.incarnation
         requests.append(
@@ -386,7 +387,7 @@ def told(exchanges: tuple[Exchange, ...], *, moves: bool, rolls: bool = False) -
                 pod=exchange.pod,
                 incarnation=exchange.incarnation,
                 method=exchange.request.method,
-                target=exchange.request.target,
+                target=redacted(exchange.request.target),
                 body=body if len(body) <= BODY_SHOWN else f"{body[: BODY_SHOWN - 1]}…",
                 status=response.status if isinstance(response, Response) else None,
                 answer=response.reason if isinstance(response, NoResponse) else "",

@@ -7,7 +7,6 @@ where both sides call it an identifier, because it could mean anything.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from anypod.prove.model import Request, Response
+from anypod.prove.redaction import is_secret_name, words
 from anypod.prove.workload_reference import body_text
 from anypod.prove.workload_route import looks_like_an_id
 
-__all__ = ["Place", "Producer", "Secrets", "Values", "leaves", "words"]
+__all__ = ["Place", "Producer", "Secrets", "Values", "leaves"]
 
 MOST_BODY = 1 << 20  # bytes of an answer that is searched for values
 MOST_LEAVES = 5000  # of one answer
@@ -27,15 +27,6 @@ MOST_SOURCES = 8  # of one value
 _IDENTIFIERS = frozenset({
     "id", "ids", "uuid", "guid", "pk", "key", "token", "slug", "ref", "reference", "number", "no", "code",
     "csrf", "xsrf", "nonce", "cursor", "etag", "version", "ticket", "handle",
-})  # fmt: skip
-_SECRET = frozenset({
-    "password", "passwd", "pwd", "passphrase", "passcode", "secret", "token", "apikey", "auth", "jwt",
-    "authorization", "credential", "credentials", "otp", "totp", "pin", "cvv", "cvc", "ssn", "iban",
-    "bearer", "session", "sessionid", "sid", "cookie", "signature", "csrftoken", "xsrftoken",
-})  # fmt: skip
-_SECRET_PAIRS = frozenset({
-    ("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("card", "number"),
-    ("account", "number"), ("credit", "card"), ("pass", "word"), ("session", "id"), ("csrf", "token"),
 })  # fmt: skip
 _SECRET_VALUE = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]{8,}|(?:sk|pk|rk|ghp|gho|xox[abp])[-_][\w-]{16,}|AKIA[A-Z0-9]{16}"
@@ -240,9 +231,9 @@ class Secrets:
         # A variable is pasted as it is, so each spelling of a secret has a name of its own.
         spelled = _SPELLED.get(place.kind, str)(value)
         known = self._names.get(spelled)
-        if known is not None and (len(value) >= _TELLING or _is_secret_name(kind)):
+        if known is not None and (len(value) >= _TELLING or is_secret_name(kind)):
             return f"{prefix}{{{{{known}}}}}"
-        if not (_is_secret_name(kind) or _SECRET_VALUE.search(value) or (prefix and value)):
+        if not (is_secret_name(kind) or _SECRET_VALUE.search(value) or (prefix and value)):
             return None
         if place.kind == "segment" and not _SECRET_VALUE.search(value):
             return None
@@ -257,23 +248,11 @@ class Secrets:
 
     def is_cookie(self, name: str, value: str) -> bool:
         """Whether a cookie of unknown origin is a secret: then it is neither sent on nor written."""
-        return _is_secret_name(words(name)) or len(value) > 24 or bool(_SECRET_VALUE.search(value))
+        return is_secret_name(words(name)) or len(value) > 24 or bool(_SECRET_VALUE.search(value))
 
     def is_own(self, name: str) -> bool:
         """Whether a name stands for a secret of this recording."""
         return name.startswith(f"{self.stem}_")
-
-
-def words(name: str) -> list[str]:
-    """The words of a name, however it joins them: `newPassword1` is new, password."""
-    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    return [part.lower() for part in parts]
-
-
-def _is_secret_name(parts: list[str]) -> bool:
-    return bool(_SECRET & set(parts)) or any(
-        pair in _SECRET_PAIRS for pair in itertools.pairwise(parts)
-    )
 
 
 def leaves(value: Any, path: str = "$", name: str = "") -> Iterator[tuple[str, str, str]]:
