@@ -31,6 +31,7 @@ NEVER: Final = 2**62  # µs; later than anything
 REPLIES: Final[dict[type[c.Command[Any]], Any]] = {
     c.Get: c.Versioned | None,
     c.Put: c.Stored,
+    c.Scan: c.Page,
     c.Add: c.Added,
     c.Total: int,
     c.Claim: c.Claimed,

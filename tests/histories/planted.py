@@ -11,6 +11,8 @@ import time
 from collections import deque
 from typing import Any
 
+from msgspec import structs
+
 from anypod.commands import (
     Acquire,
     Acquired,
@@ -22,9 +24,11 @@ from anypod.commands import (
     Complete,
     EndDocument,
     Get,
+    Page,
     PatchDocument,
     Put,
     Release,
+    Scan,
     Stored,
     Total,
     Versioned,
@@ -92,6 +96,35 @@ class LostUpdate(MemoryDriver):
             return Stored(written=False, current=current)
         time.sleep(PAUSE)
         return super().execute(Put(command.key, command.value, fence=command.fence))
+
+
+class WindowFromTheFirst(MemoryDriver):
+    """A counter whose window begins with its first increment, at another moment for each key."""
+
+    def execute(self, command: Command[Any]) -> Any:
+        if isinstance(command, Add) and command.window is not None:
+            command = Add(command.key, command.by, ttl=command.window)
+        return super().execute(command)
+
+
+class WalksByOffset(MemoryDriver):
+    """A walk that counts what it has met, and goes on after so many: what is deleted meanwhile shifts it."""
+
+    def execute(self, command: Command[Any]) -> Any:
+        if not isinstance(command, Scan):
+            return super().execute(command)
+        met = int(command.after or 0)
+        with self._lock:
+            self._table.now = int(time.time() * 1_000_000)
+            records = self._table.walk(command.key, "", met + command.limit)[met:]
+        time.sleep(PAUSE)
+        items = tuple(
+            (key, Versioned(record.value, record.version))
+            for key, record in records
+            if isinstance(record, ValueRecord)
+        )
+        more = len(records) == command.limit
+        return Page(items, str(met + command.limit) if more else None)
 
 
 class ReplayAfterTombstone(MemoryDriver):
@@ -170,6 +203,27 @@ class TwoHolders(MemoryDriver):
                     record = self._table.records.get(command.key)
                     if isinstance(record, SlotsRecord):
                         record.holders, record.queue = [], []
+        return super().execute(command)
+
+
+class Overbooks(MemoryDriver):
+    """Slots that are counted before the last grant can be seen: one more is given than there are."""
+
+    def execute(self, command: Command[Any]) -> Any:
+        if isinstance(command, Acquire) and command.limit > 1:
+            command = structs.replace(command, limit=command.limit + 1)
+        return super().execute(command)
+
+
+class ReleasesOldest(MemoryDriver):
+    """A semaphore that only counts: whoever releases gives back the slot of who has held longest."""
+
+    def execute(self, command: Command[Any]) -> Any:
+        if isinstance(command, Release):
+            with self._lock:
+                record = self._table.records.get(command.key)
+                if isinstance(record, SlotsRecord) and len(record.holders) > 1:
+                    command = Release(command.key, record.holders[0][0])
         return super().execute(command)
 
 

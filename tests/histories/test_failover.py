@@ -24,7 +24,7 @@ from tests.histories.worker import STOP, Board, Orders, Worker
 from tests.servers import Server, redis_executable, start_redis, valkey_executable, wait_until
 
 from anypod import State
-from anypod.commands import Acquired, Claimed, Get, Patched, ReadDocument, Stored, Total
+from anypod.commands import Acquired, Claimed, Get, Patched, ReadDocument, Scan, Stored, Total
 from anypod.errors import OutcomeUnknown, StoreUnavailable
 from anypod.testing import FaultProxy
 
@@ -149,7 +149,7 @@ def assert_nothing_else_is_lost(history: History, at_risk: int, over: int) -> No
     for each in history.operations:
         if each.called < over and (each.returned is None or each.returned >= at_risk):
             risked += each.reply is not UNKNOWN
-            if not isinstance(each.command, Get | Total | ReadDocument):
+            if not isinstance(each.command, Get | Total | ReadDocument | Scan):
                 operations.append(each if each.reply is UNKNOWN else each.revoked())
         else:
             operations.append(each)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.histories.checker import Verdict, check
+from tests.histories.checker import Model, Verdict, check
 from tests.histories.history import Operation
 from tests.histories.verification import MODELS
 
@@ -66,6 +66,20 @@ def lock(chance: random.Random, known: Known) -> c.Command[Any]:
     )
 
 
+def slots(chance: random.Random, known: Known) -> c.Command[Any]:
+    waiter = chance.choice("abcd")
+    ask = c.Acquire(KEY, waiter, 2.5, patience=chance.choice((0.0, 3.5, 3.5)), limit=2)
+    token = chance.choice(known.tokens)
+    return chance.choice(
+        (ask, ask, ask, c.Release(KEY, token), c.Renew(KEY, token, 2.5), c.Withdraw(KEY, waiter))
+    )
+
+
+def windows(chance: random.Random, known: Known) -> c.Command[Any]:
+    bounds = chance.choice(((-5, 5), (0, 3)))
+    return chance.choice((c.Add(KEY, 1, *bounds, window=3.0), c.Total(KEY)))
+
+
 def claims(chance: random.Random, known: Known) -> c.Command[Any]:
     token = chance.choice(known.tokens)
     claim = c.Claim(KEY, chance.choice("ffffg"), lease=2.5, ttl=9_000.0)
@@ -85,17 +99,26 @@ def documents(chance: random.Random, known: Known) -> c.Command[Any]:
 
 DRAWS: dict[str, Draw] = {
     "counter": counter,
+    "windows": windows,
     "map": values,
     "lock": lock,
+    "slots": slots,
     "idempotency": claims,
     "session": documents,
 }
 
 
+KINDS = {"slots": "lock", "windows": "counter"}  # more runs of the same model
+
+
+def model_of(kind: str) -> Model:
+    return MODELS[KINDS.get(kind, kind)]
+
+
 def history(kind: str, seed: int) -> list[Operation]:
-    """A run of the specification. The clock moves by whole seconds, and no lease ends on one."""
+    """A run of the specification. Commands come at half seconds; no lease or window ends at one."""
     chance, table, known = random.Random(f"{kind} {seed}"), Records(), Known()
-    now, operations = 1_000 * SECOND, []
+    now, operations = 1_000 * SECOND + SECOND // 2, []
     for _ in range(LENGTH if kind != "session" else 12):
         now += chance.choice((0, 0, 1, 2, 4)) * SECOND + 10
         command = DRAWS[kind](chance, known)
@@ -114,7 +137,7 @@ EACH = pytest.mark.parametrize(
 @EACH
 def test_a_run_is_admitted(kind: str, seed: int) -> None:
     operations = history(kind, seed)
-    result = check(MODELS[kind], operations)
+    result = check(model_of(kind), operations)
     assert result.verdict is Verdict.LINEARIZABLE, str(result)
     assert list(result.order) == operations
 
@@ -129,7 +152,7 @@ def test_it_stays_admitted_when_calls_overlap_and_replies_are_lost(kind: str, se
         returned = each.returned + chance.choice((0, SECOND, 3 * SECOND))
         wide = Operation("t", each.command, each.reply, called, returned)
         blurred.append(wide.forgotten() if chance.random() < 0.06 else wide)
-    result = check(MODELS[kind], blurred)
+    result = check(model_of(kind), blurred)
     assert result.verdict is Verdict.LINEARIZABLE, str(result)
 
 
@@ -141,7 +164,7 @@ def test_another_reply_is_a_violation(kind: str, seed: int) -> None:
         for wrong in _others(each.reply):
             told = Operation("t", each.command, wrong, each.called, each.returned)
             changed = [*operations[:place], told, *operations[place + 1 :]]
-            result = check(MODELS[kind], changed)
+            result = check(model_of(kind), changed)
             assert result.verdict is Verdict.VIOLATED, f"{told} instead of {each.reply}"
             tried += 1
     assert tried >= len(operations)

@@ -14,27 +14,59 @@ from tests.histories.history import UNKNOWN, Operation
 from anypod.commands import Add, Added, AddOutcome, Get, Put, Total, Versioned
 
 
+class Window(NamedTuple):
+    """In which window of the clock a counter began: one from the first to the last of these."""
+
+    length: int  # µs
+    first: int
+    last: int
+
+
 class Counter(NamedTuple):
-    """A counter's value, and what was done under which operation id."""
+    """A counter's value, what was done under which operation id, and the window in which it counts."""
 
     value: int
     once: frozenset[tuple[str, tuple[int, int, int], Added]] = frozenset()
+    window: Window | None = None
 
 
 class CounterModel:
-    """`Add` and `Total`. Counters that run out are not modelled."""
+    """`Add` and `Total`, also of counters that begin again in each window. Others do not run out here."""
 
     def initial(self) -> Counter:
         return Counter(0)
 
     def steps(self, state: Counter, operation: Operation) -> Iterable[Counter]:
         command, reply = operation.command, operation.reply
-        if isinstance(command, Total):
-            return (state,) if reply in (UNKNOWN, state.value) else ()
-        assert isinstance(command, Add)
-        assert command.ttl is None
-        after, answer = _added(state, command)
-        return (after,) if reply in (UNKNOWN, answer) else ()
+        for now in _now(state, operation):
+            if isinstance(command, Total):
+                if reply in (UNKNOWN, now.value):
+                    yield now
+                continue
+            assert isinstance(command, Add)
+            assert command.ttl is None
+            after, answer = _added(now, command)
+            if reply in (UNKNOWN, answer):
+                if command.window is not None and after.window is None:
+                    length = round(command.window * 1e6)
+                    begun = Window(length, operation.earliest // length, operation.latest // length)
+                    if state.window is not None:  # it has begun again, so in a later window
+                        begun = begun._replace(first=max(begun.first, state.window.first + 1))
+                    after = after._replace(window=begun)
+                yield after
+
+
+def _now(state: Counter, operation: Operation) -> Iterable[Counter]:
+    """What the operation may find: the counter, in the window in which it counts, or none any more."""
+    if state.window is None:
+        yield state
+        return
+    length, first, last = state.window
+    soon, late = operation.earliest // length, operation.latest // length
+    if max(first, soon) <= min(last, late):
+        yield state._replace(window=Window(length, max(first, soon), min(last, late)))
+    if late > first:
+        yield Counter(0, state.once)
 
 
 def _added(state: Counter, command: Add) -> tuple[Counter, Added]:
@@ -52,7 +84,7 @@ def _added(state: Counter, command: Add) -> tuple[Counter, Added]:
     once = state.once
     if command.once is not None:
         once = once | {(command.once, argument, answer)}
-    return Counter(value, once), answer
+    return state._replace(value=value, once=once), answer
 
 
 class Value(NamedTuple):

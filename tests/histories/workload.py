@@ -30,6 +30,8 @@ from anypod.serializer import Serializer
 
 LEASE = 0.3  # seconds; a pause of a process is longer than this
 SHORT_LEASE = 0.02  # seconds; of those who stay away for longer
+WINDOW = 0.07  # seconds
+SLOTS = 2
 WAIT = 0.4  # seconds that a caller waits for a lock or for somebody's outcome
 FOREVER = 86_400.0
 PACKED = Serializer[str]().encode("zombie")
@@ -44,6 +46,7 @@ class Do:
     arguments: tuple[Any, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     enters: bool = False  # it is a context manager, and stays entered to the end of the scenario
+    walks: bool = False  # it is an iterator, and is walked to its end
 
 
 Scenario: TypeAlias = Generator[Do, Any, None]
@@ -57,16 +60,26 @@ def enter(target: Any, method: str, *arguments: Any, **options: Any) -> Do:
     return Do(target, method, arguments, tuple(options.items()), enters=True)
 
 
+def walk(target: Any, method: str, *arguments: Any, **options: Any) -> Do:
+    return Do(target, method, arguments, tuple(options.items()), walks=True)
+
+
 class Primitives:
     """The primitives of one process, on a store that records."""
 
     def __init__(self, state: State, notebook: Notebook, clock: Clock) -> None:
+        self.state = state
         self.store = state.store
         self.counter = state.counter("plain")
         self.bounded = state.counter("bounded", floor=0, ceiling=5)
+        self.windowed = state.counter("windowed", window=WINDOW)
         self.map = state.map("plain")
         self.guarded = state.map("guarded")
         self.lock = state.lock("lock", lease=LEASE)
+        self.slots = state.slots("slots", SLOTS, lease=LEASE)
+        self.slots_used = state.counter("used")
+        # Redis walks over all that it holds, whoever put it there.
+        self.page = 1_000 if state.store.driver.name in ("redis", "valkey") else 2
         self.claims = state.idempotency("claims", lease=LEASE, ttl=FOREVER)
         self.sessions = state.session("session", idle=FOREVER, absolute=FOREVER, grace=3_600.0)
         self.notebook = notebook
@@ -95,9 +108,12 @@ class Caller:
                 self._count,
                 self._count_once,
                 self._bounded,
+                self._windowed,
                 self._write,
                 self._update,
+                self._walk,
                 self._locked,
+                self._slot,
                 self._claimed,
                 self._session,
                 self._session,
@@ -118,6 +134,29 @@ class Caller:
 
     def _bounded(self, key: tuple[int, int]) -> Scenario:
         yield do(self._primitives.bounded, "increment", key, by=self._random.choice((1, 1, -1)))
+
+    def _windowed(self, key: tuple[int, int]) -> Scenario:
+        for _ in range(1 + self._random.randrange(3)):
+            yield do(self._primitives.windowed, "increment", key)
+        yield do(self._primitives.windowed, "value", key)
+
+    def _walk(self, key: tuple[int, int]) -> Scenario:
+        """Walk over a few values while others come and go."""
+        values = self._primitives.state.map(f"walked-{key[0]}")
+        for _ in range(self._random.randrange(4)):
+            which = self._random.randrange(6)
+            if self._random.randrange(3):
+                yield do(values, "set", which, f"{self._seed} {self._number}")
+            else:
+                yield do(values, "delete", which)
+        yield walk(values, "items", page=self._primitives.page)
+
+    def _slot(self, key: tuple[int, int]) -> Scenario:
+        wait = self._random.choice((0.0, WAIT))
+        hold = yield enter(self._primitives.slots, "acquire", key, wait=wait)
+        for _ in range(self._random.randrange(6)):
+            hold.check()
+            yield do(self._primitives.slots_used, "increment", key)
 
     def _write(self, key: tuple[int, int]) -> Scenario:
         values = self._primitives.map
@@ -228,6 +267,8 @@ def run_blocking(scenario: Scenario) -> None:
             reply = call(*step.arguments, **dict(step.options))
             if step.enters:
                 reply = stack.enter_context(reply)
+            elif step.walks:
+                reply = list(reply)
 
 
 async def run_awaiting(scenario: Scenario) -> None:
@@ -241,7 +282,10 @@ async def run_awaiting(scenario: Scenario) -> None:
                 return
             call = getattr(step.target, f"a{step.method}")
             reply = call(*step.arguments, **dict(step.options))
-            reply = await (stack.enter_async_context(reply) if step.enters else reply)
+            if step.walks:
+                reply = [each async for each in reply]
+            else:
+                reply = await (stack.enter_async_context(reply) if step.enters else reply)
 
 
 def tolerable(failure: AnypodError) -> bool:

@@ -194,7 +194,7 @@ def page(outcomes: list[Outcome]) -> str:
             "- Three processes, each with two threads and four tasks; in memory, one process with eight threads.",
             "",
             "That the checker sees anything is shown by drivers with planted bugs, under the same work",
-            "(`tests/histories/test_planted.py`, in every `make test`; within five seeds each is found):",
+            "(`tests/histories/test_planted.py`, in every `make test`; within twenty seeds each is found):",
             "",
             *(f"- `{bug}`" for bug in bugs),
             "",
