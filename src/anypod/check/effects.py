@@ -14,14 +14,11 @@ from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, KWARGS, Value
 from anypod.check.frames import Frame
 from anypod.check.reach import External
 
-_SQL = re.compile(
-    r"^\s*(?:WITH\b.*?\)\s*)?(INSERT|UPDATE|DELETE|REPLACE|SELECT)\b", re.IGNORECASE | re.DOTALL
-)
-_SQL_ADDS = re.compile(r"\bSET\b.*?\b(\w+)\s*=\s*(?:\w+\.)?\1\s*[-+|]", re.IGNORECASE | re.DOTALL)
-_SQL_TOGGLES = re.compile(r"\bSET\b.*?\b(\w+)\s*=\s*NOT\s+\1\b", re.IGNORECASE | re.DOTALL)
-_UPSERT = re.compile(
-    r"ON\s+CONFLICT|ON\s+DUPLICATE|INSERT\s+OR\s+|WHERE\s+NOT\s+EXISTS|MERGE\s+INTO", re.IGNORECASE
-)
+# Compiled when first needed: most code has no SQL, and the start must be quick.
+_SQL = r"(?is)^\s*(?:WITH\b.*?\)\s*)?(INSERT|UPDATE|DELETE|REPLACE|SELECT)\b"
+_SQL_ADDS = r"(?is)\bSET\b.*?\b(\w+)\s*=\s*(?:\w+\.)?\1\s*[-+|]"
+_SQL_TOGGLES = r"(?is)\bSET\b.*?\b(\w+)\s*=\s*NOT\s+\1\b"
+_UPSERT = r"(?i)ON\s+CONFLICT|ON\s+DUPLICATE|INSERT\s+OR\s+|WHERE\s+NOT\s+EXISTS|MERGE\s+INTO"
 
 _SQL_CALLS = frozenset(
     {"execute", "executemany", "fetch", "fetchrow", "fetchval", "text", "raw", "exec"}
@@ -69,11 +66,11 @@ def sql_of(analysis: Analysis, external: External) -> str:
         return ""
     for argument in arguments(external)[:1]:
         for one in analysis.deep(argument, external.frame, 20):
-            if one[0] == "k" and isinstance(one[1], str) and _SQL.match(one[1]):
+            if one[0] == "k" and isinstance(one[1], str) and re.match(_SQL, one[1]):
                 return one[1]
             if one[0] in {"n", "a"}:
                 text = analysis.resolver.constant(one, external.frame)
-                if isinstance(text, str) and _SQL.match(text):
+                if isinstance(text, str) and re.match(_SQL, text):
                     return text
     return ""
 
@@ -103,9 +100,9 @@ def kind_of(analysis: Analysis, external: External) -> str:
 
 
 def _sql_kind(sql: str) -> str:
-    if _UPSERT.search(sql):
+    if re.search(_UPSERT, sql):
         return ""
-    verb = _SQL.match(sql)
+    verb = re.match(_SQL, sql)
     if verb is None:
         return ""
     if verb[1].upper() == "INSERT":
@@ -116,9 +113,9 @@ def _sql_kind(sql: str) -> str:
         # `… WHERE status <> 'done'`: the statement itself decides, once.
         if re.search(r"<>|!=|STATUS|STATE|IS NULL|IS NOT|CANCELL?ED|PROCESSED|NOT IN|>=|<=", where):
             return ""
-        if _SQL_ADDS.search(sql):
+        if re.search(_SQL_ADDS, sql):
             return "increment"
-        if _SQL_TOGGLES.search(sql):
+        if re.search(_SQL_TOGGLES, sql):
             return "toggle"
     return ""
 

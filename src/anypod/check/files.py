@@ -55,9 +55,9 @@ _CONFIGURED = (
     "starlette.config",
     "pydantic_settings",
 )
-_COMPLETE = re.compile(r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$")
+_COMPLETE = r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$"
 # Something like a path or a file's name; not a media type, not a URL.
-_FILE = re.compile(r"^(?!\w+://|(?:application|audio|image|text|video)/).*(?:\w[/.]\w|\w/|/\w)")
+_FILE = r"^(?!\w+://|(?:application|audio|image|text|video)/).*(?:\w[/.]\w|\w/|/\w)"
 _NOWHERE = ("/dev/", "/proc/", "/sys/")
 
 
@@ -356,7 +356,7 @@ def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
                 if found[0] == "P" and found[1][0] != "env":
                     return f"files under {analysis.resolver_label(found)}"
     for one, _ in everything:
-        if one[0] == "k" and isinstance(one[1], str) and _FILE.search(one[1]):
+        if one[0] == "k" and isinstance(one[1], str) and re.search(_FILE, one[1]):
             return f"file {one[1]!r}"
     for dotted in _dotted_in(analysis, path, frame):
         if dotted.startswith(_CONFIGURED):
@@ -404,7 +404,7 @@ def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> 
         return None
     if external.dotted.startswith(("sqlite3", "aiosqlite")) and any("mode=ro" in t for t in texts):
         return None
-    name = next((t for t in texts if _COMPLETE.match(t)), "")
+    name = next((t for t in texts if re.match(_COMPLETE, t)), "")
     if not name:
         # Only a part of the name is fixed: the rest is configuration.
         return None

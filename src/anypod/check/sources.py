@@ -21,9 +21,7 @@ SKIPPED = frozenset(
         "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".eggs", "site-packages", ".anypod_cache",
     }
 )  # fmt: skip
-_COMMENT = re.compile(rb"#\s*anypod:\s*ignore")
-_IGNORE = re.compile(r"#\s*anypod:\s*ignore(?:\[([^\]]*)\])?\s*(.*)")
-_CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_IGNORE = r"#\s*anypod:\s*ignore(?:\[([^\]]*)\])?\s*(.*)"
 _LARGEST = 8 * 1024 * 1024
 # A file nested deeper than this would exhaust the stack of the parser's own consumers.
 _DEEPEST = 900
@@ -151,14 +149,14 @@ def facts_of(
         return None, (0, "is nested too deeply for Python's own parser")
     except (ValueError, LookupError) as error:
         return None, (0, f"cannot be decoded: {error}")
-    if _COMMENT.search(raw) is not None:
+    if b"anypod" in raw and b"ignore" in raw:
         facts[-2].extend(comments(raw))
     return facts, None
 
 
 def suppression(comment: str) -> tuple[tuple[str, ...], str] | None:
     """(rules, reason) of a suppression comment."""
-    match = _IGNORE.search(comment)
+    match = re.search(_IGNORE, comment)
     if match is None:
         return None
     rules = tuple(r.strip().upper() for r in (match[1] or "").split(",") if r.strip())
