@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from anypod.stores.redis.node import Node
 FIRST_PAUSE: Final = 0.01  # seconds after a refusal, doubled each time …
 LONGEST_PAUSE: Final = 0.32
 LATER: Final = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")  # may pass by itself
+# How Redis 6.2 tells what a command inside a script was told; later versions give it as it is.
+IN_SCRIPT: Final = re.compile(r"ERR Error running script .*@user_script: ?\d+: -?([A-Z]+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,11 @@ def pauses(until: float) -> Iterator[Pause]:
 
 def word(reply: Any) -> str:
     """The first word of a server's error, by which it is known; empty for any other reply."""
-    return str(reply).split(" ", 1)[0] if isinstance(reply, hiredis.ReplyError) else ""
+    if not isinstance(reply, hiredis.ReplyError):
+        return ""
+    text = str(reply)
+    wrapped = IN_SCRIPT.match(text)
+    return wrapped[1] if wrapped else text.split(" ", 1)[0]
 
 
 def _raise_lost(replies: list[Any]) -> None:

@@ -293,7 +293,7 @@ class RedisDriver:
         if isinstance(failure, ReplyLost):
             return OutcomeUnknown
         if isinstance(failure, hiredis.ReplyError) and (
-            _OURS.search(str(failure)) or str(failure).startswith("WRONGTYPE")
+            _OURS.search(str(failure)) or word(failure) == "WRONGTYPE"
         ):
             return RecordError
         return StoreUnavailable
@@ -310,7 +310,7 @@ class RedisDriver:
             if what == "FORMAT":
                 return f"the record has format {first}, written by a newer anypod; upgrade this process"
             return f"a {_KINDS.get(first, first)} stands where a {_KINDS.get(second, second)} was asked for"
-        if text.startswith("WRONGTYPE"):
+        if word(failure) == "WRONGTYPE":
             return (
                 "another program keeps something else under this key; use a namespace of your own"
             )
