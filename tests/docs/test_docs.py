@@ -11,6 +11,7 @@ console   lines after `$ ` are commands; what they print must match what is show
 diff      applied to the files of the page's folder
 http      read as a workload
 toml, json  parsed
+sql       only on the page whose statements tests/stores/test_postgres_schema.py executes on a server
 text      shown, not run
 
 The pages on primitives are run on every store besides: `ON_EVERY_STORE`.
@@ -43,6 +44,7 @@ ON_EVERY_STORE = [
     "lock",
     "observability",
 ]
+SQL_PAGE = ROOT / "docs" / "stores.md"
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[a-z]*)\s*$")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
@@ -166,7 +168,9 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
             tomllib.loads(block.text)
         elif block.language == "json":
             json.loads(block.text)
-        elif block.language in {"sh", "yaml", "sql"}:
+        elif block.language == "sql":
+            assert page == SQL_PAGE, f"{where}: nothing executes it; use text"
+        elif block.language in {"sh", "yaml"}:
             pytest.fail(f"{where}: nothing runs a {block.language} block; use console or text")
         else:
             assert block.language == "text", f"{where}: say the language of the block, or text"
