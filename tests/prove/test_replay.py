@@ -60,7 +60,7 @@ SERVICE = """
     @app.post("/stock/take")
     def take():
         (left,) = connect().execute("select n from stock").fetchone()
-        time.sleep(0.05)
+        time.sleep(0.05)  # the planted race: time for the other request to come in between
         connect().execute("update stock set n = ?", (left - 1,))
         return "", 204
 
