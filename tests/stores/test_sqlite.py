@@ -21,7 +21,7 @@ from anypod.stores import Capability, Store, open_store
 from anypod.stores.conformance.ground import Child, in_processes
 from anypod.stores.notices import GAP
 from anypod.stores.sqlite import SQLiteDriver, file_system, rows
-from anypod.stores.sqlite.bell import HEARTBEAT
+from anypod.stores.sqlite.bell import HEARTBEAT, Bell
 from anypod.stores.sqlite.gate import HINTS
 
 KEY = "ap:t:counter:hits:sx"
@@ -375,6 +375,23 @@ def test_pipes_of_dead_processes_are_removed(store: Store) -> None:
     assert len(list(folder.iterdir())) == 1
     store.execute(Publish("channel", b"x"))
     assert list(folder.iterdir()) == []
+
+
+def test_a_pipe_that_is_being_made_is_not_taken_for_a_dead_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(driver_of(store).path + "-wake")
+    ringing = Bell(str(folder))
+    make = os.mkfifo
+
+    def rung_at_once(path: Path) -> None:
+        make(path)
+        ringing.ring()
+
+    monkeypatch.setattr(os, "mkfifo", rung_at_once)
+    assert not store.receive("nobody#here", 0.0)
+    (pipe,) = folder.iterdir()
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # somebody reads it
 
 
 def test_a_listener_that_was_away_too_long_is_told_of_the_gap(store: Store) -> None:

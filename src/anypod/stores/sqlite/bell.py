@@ -5,7 +5,8 @@ others wait for writes one byte into each of them. The byte says "look", nothing
 
 Invariants:
     - what is waited for is in the database; a byte that is lost delays it by at most `HEARTBEAT`;
-    - ringing never blocks, and removes the pipes of processes that have died;
+    - ringing never blocks, and removes the pipes of processes that have died: a pipe has its name only
+      while somebody reads it or after, so that one which is being made is not taken for a dead one's;
     - a forked child has a pipe of its own.
 """
 
@@ -26,6 +27,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 HEARTBEAT: Final = 1.0  # seconds until a waiter looks by itself
+_UNREAD: Final = "new-"  # before the name of a pipe that its process has not opened yet
 
 
 class Bell:
@@ -87,10 +89,12 @@ class Bell:
             if self._thread is not None:
                 return
             self._folder.mkdir(exist_ok=True)
-            self._pipe = self._folder / f"{os.getpid()}.{secrets.token_hex(4)}"
-            os.mkfifo(self._pipe)
+            name = f"{os.getpid()}.{secrets.token_hex(4)}"
+            unread = self._folder / (_UNREAD + name)
+            os.mkfifo(unread)
             # Open for writing too, so that the pipe never ends while others come and go.
-            file = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(unread, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._pipe = unread.rename(self._folder / name)
             self._thread = threading.Thread(
                 target=self._run, args=(file,), name="anypod-sqlite-bell", daemon=True
             )
@@ -122,6 +126,8 @@ class Bell:
         except OSError:
             return  # nobody has ever waited, or not where this process may look
         for pipe in pipes:
+            if pipe.name.startswith(_UNREAD):
+                continue
             try:
                 file = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as failure:
