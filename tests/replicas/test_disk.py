@@ -146,6 +146,14 @@ def test_a_snapshot_sees_it(disk, deed):
     assert diff(before, snapshot(disk.path, before))
 
 
+def test_a_servers_own_file_is_no_change_of_the_applications(disk, image):
+    (disk.path / "tmp").mkdir()
+    disk.capture()
+    (disk.path / "tmp" / "wgunicorn-a1").touch()
+    (disk.path / "tmp" / "notes").touch()
+    assert [change.name for change in disk.changes(image)] == ["$TMPDIR/notes"]
+
+
 def test_an_old_file_rewritten_under_its_old_time_is_seen(disk):
     path = disk.path / "top.txt"
     os.utime(path, ns=(0, 0))

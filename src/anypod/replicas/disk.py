@@ -43,6 +43,9 @@ _HASHED = 1 << 20
 _PREVIEW = 120
 _LOOKS = 3  # the first only learns which directories to watch
 _SQLITE = b"SQLite format 3\x00"
+_SERVERS_OWN = (
+    "wgunicorn-",
+)  # made and at once unlinked by each worker, whatever the application does
 _SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 _CARRIED = 8 << 20  # bytes of one file
 _TOPS = {"~/": "home", "$TMPDIR/": "tmp"}  # how people name what is below these
@@ -337,6 +340,8 @@ class Disk:
         for name in diff(before, self._seen):
             kinds = {entry.kind for entry in (before.get(name), self._seen.get(name)) if entry}
             if "file" not in kinds or "__pycache__/" in name:
+                continue
+            if name.rpartition("/")[2].startswith(_SERVERS_OWN):
                 continue
             base = next(
                 (name[: -len(end)] for end in _SQLITE_COMPANIONS if name.endswith(end)), name
