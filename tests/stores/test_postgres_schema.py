@@ -268,14 +268,15 @@ def test_old_replicas_go_on_while_the_schema_is_brought_up(
     monkeypatch.setattr(schemas, "steps", lambda: everything[:1])
     begun, done = threading.Barrier(5), threading.Event()
     with open_store(url) as old:
-        assert old.execute(c.Add("k")).value == 1
+        assert old.execute(c.Add("k", once="0")).value == 1
         assert schemas.steps()[-1].version == 1
 
         def work() -> int:
             begun.wait(60)
             count = 0
             while not done.is_set() or count < 50:
-                old.execute(c.Add("k"))
+                # Under an id: a plain Add is a call of the second version.
+                old.execute(c.Add("k", once=secrets.token_hex(8)))
                 old.execute(c.CacheFill("c", None, "s", b"x", 60.0, 60.0))
                 old.execute(c.Claim("claim", "f", 60.0, 60.0))
                 count += 1

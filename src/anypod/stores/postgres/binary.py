@@ -84,9 +84,10 @@ class Function:
         name: the function, with its version.
         takes: the types of its parameters, in order.
         gives: the types of its columns after `fault`, in order.
+        faults: whether it has the column `fault`; else its reply says that in another way.
     """
 
-    def __init__(self, name: str, takes: str, gives: str) -> None:
+    def __init__(self, name: str, takes: str, gives: str, *, faults: bool = True) -> None:
         types = takes.split(", ")
         numbered = ", ".join(f"${place}::{kind}" for place, kind in enumerate(types, 1))
         self.name = name.encode()
@@ -96,7 +97,9 @@ class Function:
         self.formatted = f"SELECT * FROM anypod.{name}({formatted})"  # noqa: S608  # constants
         self.formats = [1] * len(types)
         self._packers = [_PACK[kind] for kind in types]
-        self._unpackers = [_UNPACK[kind] for kind in ("smallint", *gives.split(", ")) if kind]
+        self.faults = faults
+        columns = f"smallint, {gives}" if faults else gives
+        self._unpackers = [_UNPACK[kind] for kind in columns.split(", ") if kind]
 
     def pack(self, values: Values) -> list[bytes | None]:
         """The values as parameters in binary format."""

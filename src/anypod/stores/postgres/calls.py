@@ -145,7 +145,16 @@ def _add_once(command: c.Add, offset: int, wait: int) -> Values:
     ]
 
 
-def _added(command: c.Add, row: Row) -> c.Added:  # noqa: ARG001  # every reply gets its command
+def _added(command: c.Add, row: Row) -> c.Added:
+    (number,) = row
+    if -_EDGE <= number <= _EDGE:
+        return c.Added(number, c.AddOutcome.ADDED)
+    if number < 0:
+        raise refuse(command, -(2**62) - number)
+    return c.Added(number - 2**62 - 1, c.AddOutcome.REFUSED)
+
+
+def _added_once(command: c.Add, row: Row) -> c.Added:  # noqa: ARG001  # every reply gets its command
     return c.Added(row[1], _OUTCOMES[row[2]])
 
 
@@ -304,7 +313,7 @@ ADD_ONCE: Final = Call(
         "bigint, integer",
     ),
     _add_once,
-    _added,
+    _added_once,
 )
 
 _VACATE: Final = Function("vacate_v1", "text, bigint, bytea, bigint, integer", "boolean")
@@ -326,9 +335,10 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
     ),
     c.Add: Call(
         Function(
-            "add_v1",
+            "add_v2",
             "text, bigint, bigint, bigint, bigint, bigint, bigint, integer",
-            "bigint, integer",
+            "bigint",
+            faults=False,
         ),
         _add,
         _added,
@@ -494,6 +504,6 @@ def answer(call: Call, command: c.Command[Any], row: Row) -> Any:
     Raises:
         WrongRecord: something else stands at the key.
     """
-    if row[0] is not None:
+    if row[0] is not None and call.function.faults:
         raise refuse(command, row[0])
     return call.reply(command, row)

@@ -54,7 +54,8 @@ ATTEMPTS: Final = 4  # to send one command that no connection has taken
 REAP_EVERY: Final = 500  # commands that may leave something behind
 REAP_BATCH: Final = 200
 
-_READS: Final = (Get, Total, Inspect, ReadDocument, CacheRead, CacheVersion)  # that seldom write
+# That seldom write.
+_READS: Final = frozenset({Get, Total, Inspect, ReadDocument, CacheRead, CacheVersion})
 _TAKE_MAIL: Final = Function("take_mail_v1", "text, bigint", "boolean")
 _REAP: Final = Function("reap_v1", "integer, bigint", "bigint")
 _MISSING: Final = (errors.UndefinedFunction, errors.UndefinedTable, errors.InvalidSchemaName)
@@ -372,7 +373,7 @@ class PostgresDriver:
 
     def _due(self, command: Command[Any]) -> bool:
         """Whether it is this command's turn to reap."""
-        if isinstance(command, _READS):
+        if type(command) in _READS:
             return False
         self._commands += 1
         if self._commands < REAP_EVERY:

@@ -80,7 +80,7 @@ _VERSIONS: Final = (
         "tables entry values counters claims channels slots limits documents cache garbage",
         1,
     ),
-    ("cache limits", 1),
+    ("counters cache limits", 1),
 )
 
 
