@@ -91,6 +91,7 @@ class Analysis:
         self.parents: dict[Frame, tuple[Frame, int] | None] = {}
         self._named = named
         self._by_frame: dict[Frame, list[External]] | None = None
+        self._callers: dict[tuple[str, str], set[bool]] | None = None
         self._writes_by_frame: dict[Frame, list[Write]] | None = None
 
     def run(self) -> None:
@@ -302,6 +303,17 @@ class Analysis:
         """What a state may hold."""
         return self.resolver.held(state.place)
 
+    def is_of_one_call(self, state: State) -> bool:
+        """Whether a variable that a closure keeps belongs to a function that only requests call."""
+        root = state.root
+        if root[0] != "v":
+            return False
+        if self._callers is None:
+            self._callers = {}
+            for frame in self.walk.visited:
+                self._callers.setdefault(frame.function.key, set()).add(frame.startup)
+        return self._callers.get((root[1], root[2])) == {False}
+
     def is_per_context(self, state: State) -> bool:
         """Whether a state is thread-local or context-local: each request has its own."""
         for length in range(len(state.key[1]) + 1):
@@ -339,9 +351,18 @@ class Analysis:
                 for found in self.resolver.resolve(one, frame):
                     if found[0] == "P" and self.state_key(found) == state.key:
                         return True
-            elif one[0] == "r" and self._call_reads(one, frame, state):
+            elif one[0] == "r" and (
+                self._call_reads(one, frame, state) or self._gives(one, frame, state)
+            ):
                 return True
         return False
+
+    def _gives(self, value: Value, frame: Frame, state: State) -> bool:
+        """Whether checked code hands out (an element of) a state: `self.known(name)`."""
+        return any(
+            o[0] == "P" and self.state_key(o) == state.key
+            for o in self.resolver.call_result(frame, value[1])
+        )
 
     def _call_reads(self, value: Value, frame: Frame, state: State) -> bool:
         for callee in self.resolver.callees(frame, value[1]):
@@ -349,8 +370,10 @@ class Analysis:
                 return True
         return False
 
-    def deep(self, value: Value | None, frame: Frame, limit: int = 60) -> Iterator[Value]:
-        """A value, everything in it, the definitions of its locals and the arguments of its calls."""
+    def deep(
+        self, value: Value | None, frame: Frame, limit: int = 60, *, arguments: bool = True
+    ) -> Iterator[Value]:
+        """A value, everything in it, the definitions of its locals and (unless told) the arguments of its calls."""
         body = frame.function.body
         seen: set[Value] = set()
         stack = [value]
@@ -365,12 +388,15 @@ class Analysis:
                     seen.add(one)
                     call = body.calls[one[1]]
                     stack.append(call[CALLEE])
-                    stack.extend(call[ARGS])
-                    stack.extend(v for _, v in call[KWARGS])
+                    if arguments:
+                        stack.extend(call[ARGS])
+                        stack.extend(v for _, v in call[KWARGS])
 
-    def names_of(self, value: Value | None, frame: Frame) -> Iterator[str]:
+    def names_of(
+        self, value: Value | None, frame: Frame, *, arguments: bool = True
+    ) -> Iterator[str]:
         """Every name, attribute, parameter and constant key that a value is made of."""
-        for one in self.deep(value, frame):
+        for one in self.deep(value, frame, arguments=arguments):
             tag = one[0]
             if tag == "p":
                 yield frame.function.params[one[1]][0]

@@ -23,6 +23,7 @@ from anypod.check.resolver import Names
 
 # Of a WSGI environ: what belongs to one request.
 _CGI = ("HTTP", "REQUEST", "PATH", "QUERY", "REMOTE", "CONTENT", "SCRIPT", "AUTH", "SERVER", "SSL")
+_OBJECTS = frozenset({"builtins.super", "builtins.property"})
 _CARRIED = frozenset("PFCMQSIJ")
 
 
@@ -296,7 +297,7 @@ class Resolver(Names):
             return tuple(("C", o[1]) for o in self._instances(self.resolve(arguments[0], frame)))
         if dotted == "functools.partial" and arguments:
             return tuple(o for o in self.resolve(arguments[0], frame) if o[0] == "F")
-        if dotted.startswith(("builtins.", "math.", "string.")) and dotted != "builtins.super":
+        if dotted.startswith(("builtins.", "math.", "string.")) and dotted not in _OBJECTS:
             return ()
         return (("J", dotted),)
 

@@ -131,6 +131,20 @@ MUTATORS = {
 MUTATORS["cache"] = MUTATORS["ttlcache"] = MUTATORS["dict"] | {"set", "insert"}
 ANY_MUTATOR = frozenset().union(MUTATORS["dict"], MUTATORS["list"], MUTATORS["set"])
 
+# Functions that change their first argument.
+CHANGES_ARGUMENT = frozenset(
+    {
+        "heapq.heappush",
+        "heapq.heappop",
+        "heapq.heapify",
+        "heapq.heappushpop",
+        "bisect.insort",
+        "bisect.insort_left",
+        "bisect.insort_right",
+        "random.shuffle",
+        "operator.setitem",
+    }
+)
 # Methods that put a value in: the position of that value.
 STORES = {
     "append": 0, "appendleft": 0, "add": 0, "insert": 1, "setdefault": 1, "put": 0, "put_nowait": 0,

@@ -115,7 +115,7 @@ def of_verdict(analysis: Analysis, verdict: Verdict, message: str, why: str) -> 
     """The finding of a state in memory; its first site is the one nearest to a handler."""
     state = verdict.state
     writes = sorted(
-        verdict.writes, key=lambda w: (is_removal(w), len(analysis.chain(w.frame, 0, "")), w.line)
+        verdict.writes, key=lambda w: (w.removes, len(analysis.chain(w.frame, 0, "")), w.line)
     )
     first = writes[0]
     sites = [Site(w.frame.function.module, w.line, w.column, described(w)) for w in writes]
@@ -138,14 +138,6 @@ def of_verdict(analysis: Analysis, verdict: Verdict, message: str, why: str) -> 
         sites=sites,
         definition=state.definition,
         access=access_form(state, first),
-    )
-
-
-def is_removal(write: Write) -> bool:
-    """Whether a write only takes something away."""
-    return write.op == "del" or (
-        write.op == "call"
-        and write.name in {"pop", "clear", "remove", "discard", "popitem", "popleft"}
     )
 
 

@@ -264,7 +264,7 @@ def _decides(analysis: Analysis, kind: str, value: Value, frame: Frame, *, inser
             return any(_decides(analysis, kind, o, frame, inserts=inserts) for o in options)
     if tag == "u":
         return any(_decides(analysis, kind, v, frame, inserts=inserts) for v in value[1])
-    if words.any_of(analysis.names_of(value, frame), _NOT_ABOUT_STATE):
+    if words.any_of(analysis.names_of(value, frame, arguments=False), _NOT_ABOUT_STATE):
         return False
     if tag == "o" and value[1] == "Not":
         inner = value[2][0]

@@ -250,7 +250,11 @@ class EntryPoints(Injection):
             elif one[0] == "C" and name in {"add_middleware", "Middleware"}:
                 self._shared_class(one[1], gateway=True)
             elif one[0] == "C":
-                self._view_class(self.resolver.project.class_(one[1]), route)
+                # `register` is a router's word, and a word of much else.
+                if name != "register" or any(
+                    "View" in b or "Resource" in b for b in self.resolver.external_bases(one[1])
+                ):
+                    self._view_class(self.resolver.project.class_(one[1]), route)
             elif one[0] == "J" and one[1].endswith(".as_view()"):
                 continue
         self._as_view(target, frame, route)

@@ -80,13 +80,16 @@ class Expressions:
         ):
             self.file.registrations.append((self.qualname, "", index))
         self.calls.append(
-            (callee, arguments, keywords, node.lineno, node.col_offset, self.context, False)
+            (callee, arguments, keywords, node.lineno, node.col_offset, self.context, False, False)
         )
         return ("r", index)
 
     def awaited(self, node: ast.Await) -> Value:
         """`await value` is the value."""
-        return self.expr(node.value)
+        value = self.expr(node.value)
+        if value[0] == "r" and type(node.value) is ast.Call:
+            self.calls[value[1]] = (*self.calls[value[1]][:7], True)
+        return value
 
     def binary(self, node: ast.BinOp) -> Value:
         """Arithmetic: a fresh result."""

@@ -115,11 +115,7 @@ class Scope(Statements):
         elif name in self.nonlocals:
             owner = self.nonlocals[name]
             self.effect("name", ("v", owner, name), name, value, node)
-            scope: Scope | None = self.parent
-            while scope is not None and scope.qualname != owner:
-                scope = scope.parent
-            if scope is not None:
-                scope.outside(name, value)
+            self.outer(owner, name, value)
         elif self.parent is None:
             self.file.bind(name, value, node.lineno, "")  # type: ignore[attr-defined]
             if self.context:
@@ -127,13 +123,21 @@ class Scope(Statements):
         else:
             self.assign_local(name, value)
 
+    def outer(self, owner: str, name: str, value: Value) -> None:
+        """Tell the enclosing function `owner` what its variable `name` is given here."""
+        scope: Scope | None = self.parent
+        while scope is not None and scope.qualname != owner:
+            scope = scope.parent
+        if scope is not None:
+            scope.outside(name, value)
+
     def outside(self, name: str, value: Value) -> None:
-        """An inner function gave our variable `name` a value that means the same out here."""
+        """An inner function gave our variable `name` a value, which may mean the same out here."""
         if value[0] == "d":
             # What is in it was read in the inner function: only that it is a container holds out here.
             value = ("d", value[1], ())
-        if value[0] in "kndmc":
-            self.captured[name] = (*self.captured.get(name, ()), value)
+        known = value if value[0] in "kndmc" else UNKNOWN
+        self.captured[name] = (*self.captured.get(name, ()), known, UNKNOWN)
 
     def assign_local(self, name: str, value: Value) -> None:
         """A local gets a new definition."""
@@ -212,7 +216,7 @@ class Scope(Statements):
         result = self.expr(value)
         if result[0] == "r":
             call = self.calls[result[1]]
-            self.calls[result[1]] = (*call[:6], True)
+            self.calls[result[1]] = (*call[:6], True, call[7])
 
     def assign(self, node: ast.Assign) -> None:
         """`targets = value`."""
@@ -240,6 +244,7 @@ class Scope(Statements):
                 self.file.bind(name, value, node.lineno, self.qualname)
             elif name in self.nonlocals:
                 self.effect("augname", ("v", self.nonlocals[name], name), name, value, node)
+                self.outer(self.nonlocals[name], name, UNKNOWN)
             else:
                 current = self.name(name)
                 if current[0] not in "kxo":

@@ -22,14 +22,14 @@ from typing import Any
 
 Value = tuple[Any, ...]
 
-FACTS_VERSION = 9
+FACTS_VERSION = 10
 """Raise it whenever the layout or the meaning of a fact changes: stored facts of another version are void."""
 
 # Flags of a function.
 ASYNC, GENERATOR, LAMBDA, STATIC, CLASSMETHOD, PROPERTY = 1, 2, 4, 8, 16, 32
 
-# Fields of a call: callee, positional, keywords ((name, value), …), line, column, context, discarded.
-CALLEE, ARGS, KWARGS, CALL_LINE, CALL_COL, CALL_CONTEXT, DISCARDED = range(7)
+# Fields of a call: callee, positional, keywords ((name, value), …), line, column, context, discarded, awaited.
+CALLEE, ARGS, KWARGS, CALL_LINE, CALL_COL, CALL_CONTEXT, DISCARDED, AWAITED = range(8)
 
 # Fields of an effect: operation, target, key or name, value, line, column, context.
 OP, TARGET, KEY, NEW, EFFECT_LINE, EFFECT_COL, EFFECT_CONTEXT = range(7)

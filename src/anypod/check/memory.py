@@ -12,7 +12,7 @@ from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.model import ERROR, WARNING
 from anypod.check.origins import is_of_the_image
-from anypod.check.plumbing import is_plumbing
+from anypod.check.plumbing import is_per_task, is_plumbing
 from anypod.check.purposes import (
     clears,
     expires_with_a_sibling,
@@ -38,6 +38,10 @@ _OWN_BUSINESS = frozenset(
         "pools",
         "metrics",
         "tracer",
+        "logger",
+        "loggers",
+        "receivers",
+        "creation",
     }
 )
 _LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})
@@ -77,13 +81,7 @@ def _merged(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _judge(analysis: Analysis, state: State) -> Verdict | None:
-    if words.words(state.name) & _LOGGED and not words.any_of([state.name], words.SESSION):
-        # What was last said in the log, and when.
-        return None
-    if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):
-        # Who waits for whom within one process, and what protects or reports this process alone.
-        return None
-    if not state.writes or analysis.is_per_context(state) or _is_external(analysis, state):
+    if not state.writes or _is_own_business(analysis, state):
         return None
     writes = tuple(w for w in state.writes if not is_plumbing(analysis, state, w))
     writes = without_restored(analysis, state, writes)
@@ -93,16 +91,16 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         # A client or a task that is dropped, to be made anew.
         return None
     purpose = purpose_of(analysis, state, writes)
+    if purpose in {"cache", "data"} and is_of_the_image(
+        analysis, state, writes, by_name=not words.any_of(own_names(state), words.TRANSLATIONS)
+    ):
+        return None
     if purpose == "cache":
-        if has_ttl(analysis, state, writes):
-            return None
-        if not state.reads or is_of_the_image(analysis, state, writes):
+        if has_ttl(analysis, state, writes) or not state.reads:
             return None
         return Verdict("POD102", state, writes, ERROR, purpose)
     if purpose == "session":
         return Verdict("POD103", state, writes, ERROR, purpose)
-    if purpose == "data" and is_of_the_image(analysis, state, writes):
-        return None
     if not state.reads and not any(w.used for w in writes):
         # Written, never looked at in a request: diagnostics.
         return None
@@ -110,6 +108,22 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         return Verdict("POD106", state, writes, ERROR, purpose)
     severity = WARNING if _is_vague(state) else ERROR
     return Verdict(_rule_by_place(state), state, writes, severity, purpose)
+
+
+def _is_own_business(analysis: Analysis, state: State) -> bool:
+    """Whether a state is of no concern beyond its process, task or request, whatever is written."""
+    if words.words(state.name) & _LOGGED and not words.any_of([state.name], words.SESSION):
+        # What was last said in the log, and when.
+        return True
+    if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):
+        # Who waits for whom within one process, and what protects or reports this process alone.
+        return True
+    return (
+        analysis.is_per_context(state)
+        or analysis.is_of_one_call(state)
+        or _is_external(analysis, state)
+        or any(is_per_task(analysis, w) for w in state.writes)
+    )
 
 
 def _rule_by_place(state: State) -> str:

@@ -160,7 +160,7 @@ def is_loader(dotted: str) -> bool:
         # `yaml.safe_load`, `load_model`: a library's loaders read files of the image.
         return False
     return (
-        not plain.startswith(("builtins.", "os.", "json."))
+        not plain.startswith(("builtins.", "os.", "json.", "codecs."))
         and bool(words.words(last) & _NAMES_OF_LOADERS)
         and ((last.islower() and "_" in last) or last in {"fetch", "query", "lookup"})
     )
@@ -284,8 +284,13 @@ _IMAGE = (
 )  # fmt: skip
 
 
-def is_of_the_image(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
-    """Whether a cache keeps only what every replica computes alike: from its key, its code and its files."""
+def is_of_the_image(
+    analysis: Analysis, state: State, writes: tuple[Write, ...], *, by_name: bool = True
+) -> bool:
+    """Whether a cache keeps only what every replica computes alike: from its key, its code and its files.
+
+    `by_name`: a function that is called `load_…` says that what it gives may change.
+    """
     fills = [w for w in writes if w.value is not None and w.op in {"set", "rebind", "attr", "call"}]
     others = [w for w in writes if w not in fills and w.op in {"aug", "augattr", "call"}]
     if not fills or any(
@@ -303,20 +308,22 @@ def is_of_the_image(analysis: Analysis, state: State, writes: tuple[Write, ...])
             return False
         if not guarded_by_itself(analysis, state, write) or calls_parameter(write):
             return False
-        origins = set(_origins(analysis, write.value, write.frame))
+        origins = set(_origins(analysis, write.value, write.frame, own))
         if not origins or not all(
             o.startswith(_IMAGE) and not o.startswith(CLOCK) for o in origins
         ):
             return False
-        if loads_data(analysis, write.value, write.frame):
+        if any(is_loader(o) for o in origins):
+            return False
+        if by_name and loads_data(analysis, write.value, write.frame):
             return False
     return True
 
 
-def _origins(analysis: Analysis, value: Value, frame: Frame) -> Iterator[str]:
-    """Every external call that a value comes from, through checked code too."""
+def _origins(analysis: Analysis, value: Value, frame: Frame, own: set[Value]) -> Iterator[str]:
+    """Every external call that a value comes from, through checked code too, but for those that made its key."""
     for one in analysis.deep(value, frame):
-        if one[0] != "r":
+        if one[0] != "r" or one in own:
             continue
         for callee in analysis.resolver.callees(frame, one[1]):
             if callee[0] in "EX":

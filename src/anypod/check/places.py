@@ -106,6 +106,14 @@ class Places(Classes):
         last = place[2][-1] if place[2] else ""
         return place[1][0] in {"app", "env"} or last in {".config", ".extensions"}
 
+    def is_property(self, place: Obj, name: str) -> bool:
+        """Whether a class binds `name` to a property that a call made: what is set goes wherever its setter says."""
+        for instance in self.held(place):
+            owner = self.owner_of(instance[1], name) if instance[0] == "I" else None
+            if owner is not None and ("J", "builtins.property") in self.class_values(owner, name):
+                return True
+        return False
+
     # See `resolver`
 
     def all_of(self, values: tuple[Value, ...], frame: Frame) -> Objects:

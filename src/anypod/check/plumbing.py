@@ -9,7 +9,7 @@ from __future__ import annotations
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.effects import surrounding
-from anypod.check.facts import Value
+from anypod.check.facts import ARGS, CALLEE, KWARGS, Value
 from anypod.check.frames import Frame, Obj
 from anypod.check.origins import (
     CLOCK,
@@ -23,7 +23,18 @@ from anypod.check.origins import (
 )
 from anypod.check.reach import Write
 
-_TASKS = frozenset({"create_task", "ensure_future", "run_coroutine_threadsafe", "start_soon"})
+_TASKS = frozenset(
+    {"create_task", "ensure_future", "run_coroutine_threadsafe", "start_soon", "create_future"}
+)
+_CURRENT = frozenset(
+    {"asyncio.current_task", "threading.get_ident", "threading.current_thread", "_thread.get_ident"}
+)
+_LOOPS_AND_LOCKS = frozenset(
+    {
+        "asyncio.new_event_loop", "asyncio.get_event_loop", "asyncio.get_running_loop", "asyncio.Lock",
+        "asyncio.Semaphore", "asyncio.BoundedSemaphore", "asyncio.Condition", "anyio.Lock", "anyio.Semaphore",
+    }
+)  # fmt: skip
 # What objects are called that work on data and hold none.
 _TOOLS = (
     "Adapter", "Mapper", "Policy", "Handler", "Formatter", "Serializer", "Parser", "Renderer", "Factory", "Strategy",
@@ -33,24 +44,23 @@ _TOOLS = (
 
 def is_plumbing(analysis: Analysis, state: State, write: Write) -> bool:
     """Whether a write is one of those: lazily made clients, once-flags, pure memos, what a lifespan does."""
-    for kind, condition in analysis.conditions(write.frame, write.context):
+    for kind, condition, frame in surrounding(analysis, write.frame, write.context):
         if kind == "if" and any(
             one[0] == "k" and isinstance(one[1], str) and one[1].startswith("lifespan")
-            for one in analysis.deep(condition, write.frame)
+            for one in analysis.deep(condition, frame)
         ):
             return True
-    if write.op == "del" or (
-        write.op == "call" and write.name in {"pop", "clear", "remove", "discard"}
-    ):
-        return False
+    if write.removes:
+        fills = [w for w in state.writes if not w.removes]
+        return (bool(fills) and all(is_of_this_process(analysis, w) for w in fills)) or _drains(
+            analysis, state, write
+        )
     if write.op in {"aug", "augattr"}:
         return False
     value = write.value
     if value is None:
         return False
-    if any(e.startswith("threading.") for e in analysis.externals_in(value, write.frame)):
-        return True
-    if _keeps_task_alive(analysis, write, value):
+    if is_of_this_process(analysis, write) or _is_stamped(analysis, write, value):
         return True
     if runs_once(analysis, write) and _is_data_free(analysis, value, write.frame):
         return True
@@ -59,13 +69,82 @@ def is_plumbing(analysis: Analysis, state: State, write: Write) -> bool:
     return _is_memo_of_plumbing(analysis, state, write, value)
 
 
-def _keeps_task_alive(analysis: Analysis, write: Write, value: Value) -> bool:
-    """`tasks.add(create_task(…))`: the loop itself holds tasks only weakly."""
-    return (
-        write.op == "call"
-        and write.name in {"add", "append"}
-        and any(e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(value, write.frame))
+def is_per_task(analysis: Analysis, write: Write) -> bool:
+    """Whether the key says which thread or task a thing belongs to."""
+    return write.key is not None and any(
+        e in _CURRENT for e in analysis.externals_in(write.key, write.frame)
     )
+
+
+def is_of_this_process(analysis: Analysis, write: Write) -> bool:
+    """Whether what is kept means nothing elsewhere: locks, event loops, running tasks, what a thread or task owns."""
+    value, key, frame = write.value, write.key, write.frame
+    if value is None:
+        return False
+    if any(e.startswith("threading.") for e in analysis.externals_in(value, frame)):
+        return True
+    objects = analysis.resolver.resolve(value, frame)
+    if objects and all(o[0] == "J" and o[1] in _LOOPS_AND_LOCKS for o in objects):
+        return True
+    # `tasks.add(create_task(…))`, `readers[task] = process`: the loop itself holds tasks only weakly.
+    kept = value if write.op == "call" and write.name in {"add", "append"} else key
+    return kept is not None and any(
+        e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(kept, frame)
+    )
+
+
+def _is_stamped(analysis: Analysis, write: Write, value: Value) -> bool:
+    """`if now != _second: _date, _second = …, now`: made anew when the clock or a file's stamp has moved on."""
+    frame = write.frame
+    if any(is_request(analysis, one, frame) for one in analysis.deep(value, frame)):
+        return False
+    for kind, condition in analysis.conditions(frame, write.context):
+        if condition[0] != "o" or (kind, condition[1]) not in {("if", "NotEq"), ("else", "Eq")}:
+            continue
+        for kept, stamp in (condition[2], condition[2][::-1]):
+            if not any(
+                e.startswith(CLOCK) or e.rpartition(".")[2] in {"stat", "getmtime", "fstat"}
+                for e in analysis.externals_in(stamp, frame)
+            ):
+                continue
+            places = analysis.resolver.resolve(kept, frame)
+            if any(w.value == stamp and w.place in places for w in analysis.writes_of(frame)):
+                return True
+    return False
+
+
+def _drains(analysis: Analysis, state: State, write: Write) -> bool:
+    """`if pending: …; pending.clear()`: what the import left to do, done by the first request."""
+    return (
+        write.name == "clear"
+        and all(w.op == "call" and w.name == "clear" for w in state.writes)
+        and any(w.place != write.place for w in analysis.writes_of(write.frame))
+        and any(
+            kind == "if" and _is_itself(analysis, state, condition, write.frame)
+            for kind, condition in analysis.conditions(write.frame, write.context)
+        )
+    )
+
+
+def _is_itself(analysis: Analysis, state: State, value: Value, frame: Frame) -> bool:
+    """Whether a value is a state as a whole, not an element of it."""
+    return value[0] in "nvai" and any(
+        o == state.place for o in analysis.resolver.resolve(value, frame)
+    )
+
+
+def _while_empty(analysis: Analysis, state: State, write: Write) -> bool:
+    """Whether a write runs only as long as a state is empty or None: it is filled once, as a whole."""
+    for kind, condition in analysis.conditions(write.frame, write.context):
+        if condition[0] == "o" and condition[2][-1:] == (("k", None),):
+            asked, empty = condition[2][0], condition[1] in {"Is", "Eq"}
+        elif condition[0] == "o" and condition[1] == "Not":
+            asked, empty = condition[2][0], True
+        else:
+            asked, empty = condition, False
+        if empty == (kind == "if") and _is_itself(analysis, state, asked, write.frame):
+            return kind in {"if", "else"}
+    return False
 
 
 def runs_once(analysis: Analysis, write: Write) -> bool:
@@ -77,16 +156,16 @@ def runs_once(analysis: Analysis, write: Write) -> bool:
         if kind not in {"if", "else"} or frame not in near:
             continue
         negated = condition[0] == "o" and condition[1] == "Not"
-        if negated != (kind == "if"):
-            continue
         asked = condition[2][0] if negated else condition
         for one in analysis.resolver.resolve(asked, frame) if asked[0] in "nvai" else ():
             flag = analysis.states.get(analysis.state_key(one)) if one[0] == "P" else None
-            if (
-                flag is not None
-                and flag.writes
-                and all(w.value == ("k", True) for w in flag.writes)
-            ):
+            if flag is None or not flag.writes:
+                continue
+            if negated != (kind == "if"):
+                # `if pending: …; pending.clear()`
+                if all(w.frame == write.frame and _drains(analysis, flag, w) for w in flag.writes):
+                    return True
+            elif all(w.value == ("k", True) for w in flag.writes):
                 return True
     return False
 
@@ -126,10 +205,16 @@ def _is_data_free(analysis: Analysis, value: Value, frame: Frame) -> bool:
 def _is_memo_of_plumbing(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
     """`pools[name] = Pool()` when it is missing; `compiled[p] = re.compile(p)`."""
     externals = list(analysis.externals_in(value, write.frame))
-    if guarded_by_itself(analysis, state, write) and (
-        _is_of_code(analysis, value, write.frame) or _is_stateless(analysis, state, write, value)
+    on_a_miss = guarded_by_itself(analysis, state, write) or write.name == "setdefault"
+    if on_a_miss and (
+        _is_of_code(analysis, value, write.frame)
+        or _is_stateless(analysis, state, write, value)
+        or _is_made_of_a_table(analysis, state, write, value)
     ):
         return True
+    if _while_empty(analysis, state, write) and not _calls_what_it_is_given(analysis, write, value):
+        given = [value] if write.key is None else [value, write.key]
+        return all(_is_data_free(analysis, one, write.frame) for one in given)
     if write.op == "call" and write.name != "setdefault":
         return False
     if is_client(analysis, value, write.frame) and guarded_by_itself(analysis, state, write):
@@ -168,6 +253,33 @@ def _is_of_code(analysis: Analysis, value: Value, frame: Frame) -> bool:
                 return False
             named = True
     return named
+
+
+def _calls_what_it_is_given(analysis: Analysis, write: Write, value: Value) -> bool:
+    """Whether a value comes from a function that is a parameter, or a closure's, and that nobody knows."""
+    calls = write.frame.function.body.calls
+    return any(
+        one[0] == "r"
+        and calls[one[1]][CALLEE][0] in "pv"
+        and not any(c[0] in "FCE" for c in analysis.resolver.callees(write.frame, one[1]))
+        for one in analysis.deep(value, write.frame)
+    )
+
+
+def _is_made_of_a_table(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
+    """`mappers[name] = classes[name]()` with a table of classes that no request changes."""
+    if value[0] != "r" or words.any_of(
+        [state.name], words.SESSION | words.CONNECTIONS | words.CACHE
+    ):
+        return False
+    call = write.frame.function.body.calls[value[1]]
+    if call[ARGS] or call[KWARGS]:
+        return False
+    tables = analysis.resolver.resolve(call[CALLEE], write.frame)
+    return bool(tables) and all(
+        o[0] == "P" and o[2][-1:] == ("[]",) and analysis.state_key(o) not in analysis.states
+        for o in tables
+    )
 
 
 def _is_stateless(analysis: Analysis, state: State, write: Write, value: Value) -> bool:

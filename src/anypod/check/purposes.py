@@ -169,8 +169,12 @@ def expires_with_a_sibling(analysis: Analysis, state: State, writes: tuple[Write
             if w.op in {"rebind", "attr"} and w.place != write.place
         ]
         if _is_moment(analysis, write):
-            # The time itself: what it dates must be written with it.
-            moments.append(any(w.value is not None and not clears(w) for w in beside))
+            # The time itself: what it dates must be written, or emptied, with it.
+            emptied = any(
+                w.op == "call" and w.name == "clear" and w.place != write.place
+                for w in analysis.writes_of(write.frame)
+            )
+            moments.append(emptied or any(w.value is not None and not clears(w) for w in beside))
         else:
             moments.append(any(_is_moment(analysis, w) for w in beside))
     return all(moments) and any(

@@ -12,15 +12,18 @@ from typing import NamedTuple
 from anypod.check.calls import Resolver
 from anypod.check.containers import (
     ANY_MUTATOR,
+    CHANGES_ARGUMENT,
     MUTATORS,
     SPREADS,
     STORES,
 )
 from anypod.check.facts import (
     ARGS,
+    AWAITED,
     CALL_COL,
     CALL_CONTEXT,
     CALL_LINE,
+    CALLEE,
     DISCARDED,
     EFFECT_COL,
     EFFECT_CONTEXT,
@@ -34,6 +37,7 @@ from anypod.check.facts import (
 )
 from anypod.check.frames import Frame, Obj, Objects, walk
 
+_REMOVALS = frozenset({"pop", "clear", "remove", "discard", "popitem", "popleft"})
 _PASSES = 2
 _DEEPEST_STARTUP = 3
 
@@ -52,6 +56,11 @@ class Write(NamedTuple):
     value: Value | None
     used: bool = False
     """Whether the result of a changing call is used: then it reads as well."""
+
+    @property
+    def removes(self) -> bool:
+        """Whether this only takes something away."""
+        return self.op == "del" or (self.op == "call" and self.name in _REMOVALS)
 
 
 class Read(NamedTuple):
@@ -84,7 +93,8 @@ class Walk:
         self.reads: list[Read] = []
         self.externals: list[External] = []
         self._grown = False
-        self._depth: dict[Frame, int] = {}
+        self.visited: dict[Frame, int] = {}
+        """Every frame, with the calls between it and where the walk began."""
 
     def run(self, entries: Iterable[Frame], startup: Iterable[Frame]) -> None:
         """Walk from these frames until nothing new turns up."""
@@ -93,7 +103,7 @@ class Walk:
             self.writes.clear()
             self.reads.clear()
             self.externals.clear()
-            self._depth = dict.fromkeys(first, 0)
+            self.visited = dict.fromkeys(first, 0)
             self._grown = False
             for frame in self.resolver.frames:
                 frame.children = []
@@ -102,13 +112,13 @@ class Walk:
             while queue:
                 frame = queue.pop()
                 self.visit(frame)
-                depth = self._depth[frame] + 1
+                depth = self.visited[frame] + 1
                 if frame.startup and depth > _DEEPEST_STARTUP:
                     continue
                 for child, _line in frame.children:
                     if child not in seen:
                         seen.add(child)
-                        self._depth[child] = depth
+                        self.visited[child] = depth
                         queue.append(child)
             if not self._grown:
                 break
@@ -166,7 +176,7 @@ class Walk:
             elif dotted == "builtins.next" and call[ARGS]:
                 for one in self.resolver.resolve(call[ARGS][0], frame):
                     self._container_call(frame, call, ("B", one, "__next__"))
-            elif dotted in _CHANGES_ARGUMENT and call[ARGS]:
+            elif dotted in CHANGES_ARGUMENT and call[ARGS]:
                 for one in self.resolver.resolve(call[ARGS][0], frame):
                     if one[0] == "P" and self.in_memory(one):
                         self._write(frame, one, "call", dotted, call, call[ARGS][-1])
@@ -188,7 +198,8 @@ class Walk:
             known = callee[0] == "B"
             if not (self._changes(place, name) if known else name in ANY_MUTATOR):
                 continue
-            if not known and not self.in_memory(place):
+            if not known and (call[AWAITED] or not self.in_memory(place)):
+                # `await store.update(…)` asks a client: no container's method is awaited.
                 continue
             at = STORES.get(name)
             value = call[ARGS][at] if at is not None and len(call[ARGS]) > at else None
@@ -260,6 +271,9 @@ class Walk:
             for a in call[ARGS][position + 1 :]
             if a[0] != "*"
         ]
+        if not receiver and target.cls:
+            # Whose method it is, nobody said: the next argument is not its `self`.
+            rest = []
         bindings = (self.resolver.carried(receiver), *rest) if receiver else tuple(rest)
         outer = self.resolver.frames[function[3]] if function[3] >= 0 else None
         child = self.resolver.frame(
@@ -355,6 +369,8 @@ class Walk:
         if kind == "C":
             return [("P", ("c", *base[1]), (f".{name}",))]
         if kind == "P":
+            if self.resolver.is_property(base, name):
+                return []
             return [("P", base[1], (*base[2], f".{name}"))]
         if kind == "F" and "." not in base[1][1]:
             return [("P", ("g", base[1][0], base[1][1]), (f".{name}",))]
@@ -445,6 +461,10 @@ class Walk:
                             self.reads.append(Read(found, frame, how))
                 elif tag == "r":
                     self._look_at_call(frame, one[1], how)
+                    callee = frame.function.body.calls[one[1]][CALLEE]
+                    if callee[0] == "a" and callee[1][0] == "o":
+                        # `f"{served} so far".encode()`
+                        stack.append(callee[1])
                 elif tag == "o" and one[1] in {"In", "NotIn"}:
                     for found in self.resolver.resolve(one[2][-1], frame):
                         if found[0] == "P":
@@ -462,20 +482,6 @@ class Walk:
             elif found[0] == "Y":
                 self.reads.extend(Read(o, frame, how) for o in found[1] if o[0] == "P")
 
-
-_CHANGES_ARGUMENT = frozenset(
-    {
-        "heapq.heappush",
-        "heapq.heappop",
-        "heapq.heapify",
-        "heapq.heappushpop",
-        "bisect.insort",
-        "bisect.insort_left",
-        "bisect.insort_right",
-        "random.shuffle",
-        "operator.setitem",
-    }
-)
 
 _OPS: dict[str, str] = {
     "name": "rebind",

@@ -7,7 +7,7 @@ everything resolved before is forgotten and the walk is repeated (see `reach`).
 
 from __future__ import annotations
 
-from anypod.check.facts import LAMBDA, PROPERTY, STATIC, Class, Function, Module, Value
+from anypod.check.facts import LAMBDA, PROPERTY, STATIC, UNKNOWN, Class, Function, Module, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects, parts_of, union
 from anypod.check.places import APPLICATIONS, Places
 from anypod.check.project import Project
@@ -207,6 +207,10 @@ class Names(Places):
         if outer is not None:
             values = outer.function.body.captured.get(name, ())
             objects = self.all_of(values, outer)
+            if outer.startup and len(values) > 1 and values[-1] == UNKNOWN:
+                # An inner function rebinds it: every request sees what the last one left.
+                known = tuple(o for o in objects if o[0] in "PFCME")
+                return (*known, ("P", ("v", module, owner, name), ()))
             if not outer.startup or not any(o[0] in _STATE_KINDS for o in objects):
                 return objects
             if any(o[0] in "PFCME" for o in objects):

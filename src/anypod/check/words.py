@@ -134,6 +134,9 @@ PLUMBING = frozenset(
         "parsers",
     ]
 )
+TRANSLATIONS = frozenset(
+    ["translations", "translation", "locales", "i18n", "l10n", "gettext", "languages"]
+)
 TIME = frozenset(
     [
         "ttl",
