@@ -1,7 +1,7 @@
 """Measure ours and the peers in one run, interleaved, and print the ratio beside the bar it must meet.
 
-A module `bench_NAME.py` has one function, `contests()`, which yields `Contest`s and `Fact`s; what it
-sets up around its `yield`s (servers, event loops) lasts while they are measured.
+A module `bench_NAME.py` has one function, `contests()`, which yields `Contest`s, `Fact`s, `Bound`s and
+`Absent`s; what it sets up around its `yield`s (servers, event loops) lasts while they are measured.
 
 Rules:
 - Absolute figures are not stable from machine to machine, so a bar is a ratio taken in one run.
@@ -91,6 +91,24 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """A number that may not be larger than another, such as bytes per line."""
+
+    what: str
+    value: float
+    at_most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A peer that is not to be had here; the table says why."""
+
+    what: str
+    peer: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. Times are seconds per operation; `ratio` is peer / ours."""
 
@@ -157,8 +175,17 @@ def measure(sides: Mapping[str, Side], rounds: int) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def rows_of(benchmark: str, item: Contest | Fact, rounds: int) -> Iterator[Row]:
+def rows_of(benchmark: str, item: Contest | Fact | Bound | Absent, rounds: int) -> Iterator[Row]:
     """Measure one contest, or take down one fact."""
+    if isinstance(item, Absent):
+        yield Row(benchmark, item.what, 0.0, item.peer, None, None, item.why, None)
+        return
+    if isinstance(item, Bound):
+        yield Row(
+            benchmark, item.what, item.value, "", None, None,
+            f"≤ {item.at_most:g}", item.value <= item.at_most,
+        )  # fmt: skip
+        return
     if isinstance(item, Fact):
         yield Row(
             benchmark, item.what, item.value, "", None, None,
@@ -198,7 +225,13 @@ def table(rows: Sequence[Row]) -> str:
     lines = [head]
     last = None
     for row in rows:
-        ours = f"{row.ours:g}" if row.ratio is None else duration(row.ours)
+        ours = (
+            duration(row.ours)
+            if row.ratio is not None
+            else ""
+            if row.met is None
+            else f"{row.ours:g}"
+        )
         same = row.what == last
         lines.append(
             (
