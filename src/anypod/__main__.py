@@ -1,8 +1,6 @@
 """`python -m anypod` is `anypod`."""
 
-import sys
-
-from anypod.cli import main
+from anypod.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -6,9 +6,15 @@ imports a room before its name was typed.
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 COMMANDS = {
     "check": "find state in the source that breaks with a second replica",
@@ -35,6 +41,25 @@ def usage() -> str:
         "Makes a Python web service answer the same from any pod.\n\n"
         f"commands:\n{rows}\n\n{EXAMPLES}"
     )
+
+
+def run() -> NoReturn:
+    """Be the process `anypod`: run `main`, and leave with its exit code.
+
+    A check of a small file is over in milliseconds, a fifth of them spent on collecting garbage and on taking
+    Python down in good order. Nothing is open then, so it does neither.
+    """
+    if sys.argv[1:2] != ["check"]:
+        sys.exit(main())
+    gc.disable()
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (BrokenPipeError, ValueError):
+        # Who was to read it has gone, as in `main`.
+        code = 0
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
