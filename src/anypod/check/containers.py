@@ -128,6 +128,7 @@ MUTATORS = {
     "namespace": frozenset(),
     "count": frozenset({"__next__"}),
 }
+MUTATORS["tuple"] = MUTATORS["str"] = MUTATORS["list"]
 MUTATORS["cache"] = MUTATORS["ttlcache"] = MUTATORS["dict"] | {"set", "insert"}
 ANY_MUTATOR = frozenset().union(MUTATORS["dict"], MUTATORS["list"], MUTATORS["set"])
 

@@ -123,7 +123,7 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
             if "a" in text and _is_log(analysis, arguments[0], external.frame):
                 return
             yield arguments[0], f"opened with {text!r}"
-    elif last == "open" and _is_path(dotted):
+    elif last == "open" and (_is_path(dotted) or _is_joined(call[0], external.frame)):
         text = analysis.resolver.constant(arguments[0], external.frame) if arguments else "r"
         if isinstance(text, str) and set(text) & set("wax+"):
             yield call[0][1], f"opened with {text!r}"
@@ -145,6 +145,15 @@ def _is_stream(analysis: Analysis, value: Value, frame: Frame) -> bool:
         o[0] == "J" and o[1].removesuffix("()").endswith(("Response", "IO", "TemporaryFile"))
         for o in analysis.resolver.resolve(value, frame)
     )
+
+
+def _is_joined(callee: Value, frame: Frame) -> bool:
+    """`(folder / name).open`, also by way of a local."""
+    if callee[0] != "a":
+        return False
+    base = callee[1]
+    options = frame.function.body.slots[base[1]] if base[0] == "s" else (base,)
+    return all(o[0] == "o" and o[1] == "Div" for o in options)
 
 
 def _is_path(dotted: str) -> bool:

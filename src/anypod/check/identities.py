@@ -56,6 +56,10 @@ _LEAVING = frozenset(
 )
 
 
+# Methods that keep what they are given.
+_KEEPERS = frozenset({"set", "write", "write_text", "write_bytes", "save", "store", "setdefault"})
+
+
 class Identity(NamedTuple):
     """Something that only one process knows."""
 
@@ -85,7 +89,7 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
             ),
             "",
         )
-        if not maker:
+        if not maker or _is_stored(analysis, value, frame):
             continue
         seen.add((path, line))
         yield Identity(
@@ -97,6 +101,24 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
             f"{name} is made by {maker.rpartition('.')[2]} in every process: what one replica signs, no other accepts",
             "secret",
         )
+
+
+def _is_stored(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """`if not key: key = token_hex(); settings.set("key", key)`: made once, and kept."""
+    made = {
+        one
+        for one in analysis.deep(value, frame)
+        if one[0] == "r"
+        and any(
+            c[0] == "E" and c[1] in _GENERATORS for c in analysis.resolver.callees(frame, one[1])
+        )
+    }
+    return any(
+        call[CALLEE][0] == "a"
+        and call[CALLEE][2] in _KEEPERS
+        and any(one in made for given in call[ARGS] for one in analysis.deep(given, frame))
+        for call in frame.function.body.calls
+    )
 
 
 def _is_secret_name(name: str) -> bool:

@@ -17,6 +17,7 @@ from anypod.check.purposes import (
     clears,
     expires_with_a_sibling,
     has_ttl,
+    is_validated,
     own_names,
     purpose_of,
     without_restored,
@@ -42,6 +43,7 @@ _OWN_BUSINESS = frozenset(
         "loggers",
         "receivers",
         "creation",
+        "telemetry",
     }
 )
 _LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})
@@ -95,6 +97,8 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         analysis, state, writes, by_name=not words.any_of(own_names(state), words.TRANSLATIONS)
     ):
         return None
+    if purpose in {"cache", "data"} and is_validated(analysis, state, writes):
+        return None
     if purpose == "cache":
         if has_ttl(analysis, state, writes) or not state.reads:
             return None
@@ -112,7 +116,8 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
 
 def _is_own_business(analysis: Analysis, state: State) -> bool:
     """Whether a state is of no concern beyond its process, task or request, whatever is written."""
-    if words.words(state.name) & _LOGGED and not words.any_of([state.name], words.SESSION):
+    spoken = words.words(state.name)
+    if spoken == {"logged"} or (spoken & _LOGGED and not spoken & words.SESSION):
         # What was last said in the log, and when.
         return True
     if words.any_of([state.name], _IN_FLIGHT) or words.any_of(own_names(state), _OWN_BUSINESS):

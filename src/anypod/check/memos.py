@@ -39,12 +39,20 @@ def stale_memos(analysis: Analysis) -> Iterator[Memo]:
     seen: set[tuple[str, str]] = set()
     for frame in analysis.parents:
         function = frame.function
-        if not function.decorators or function.key in seen:
+        if not function.decorators or function.key in seen or _is_short_lived(frame):
             continue
         line = _memoized(analysis, function)
         if line and frame_loads(analysis, frame):
             seen.add(function.key)
             yield Memo(function, frame, line)
+
+
+def _is_short_lived(frame: Frame) -> bool:
+    """Whether what is kept goes with the call that made the function, or with the object that it was asked of."""
+    if frame.outer is not None and not frame.outer.startup:
+        return True
+    receiver = frame.bound(0) if frame.function.cls else ()
+    return bool(receiver) and all(one[0] == "I" for one in receiver)
 
 
 def _memoized(analysis: Analysis, function: Function) -> int:

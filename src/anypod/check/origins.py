@@ -150,10 +150,11 @@ def is_loader(dotted: str) -> bool:
     if dotted.startswith(_HTTP):
         return last in _HTTP_READS
     lowered = dotted.lower()
-    if last in _QUERIES or (
+    asks = last in _QUERIES or (
         last == "get" and ("redis" in lowered or "query" in lowered or "objects" in lowered)
-    ):
-        return any(word in lowered for word in _STORES)
+    )
+    if asks and any(word in lowered for word in _STORES):
+        return True
     # A function that was not checked says by its name what it does.
     plain = dotted.removeprefix("?.")
     if plain == dotted and words.words(last) & {"load", "api", "select", "remote"}:

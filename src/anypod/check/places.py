@@ -22,6 +22,16 @@ APPLICATIONS = frozenset(
     }
 )
 
+LONGEST_PATH = 5
+LONG_LIVED: dict[str, Objects] = {
+    "os.environ": (("P", ("env",), ()),),
+    "flask.request": (("Q", "request"),),
+    "quart.request": (("Q", "request"),),
+    "bottle.request": (("Q", "request"),),
+    "flask.current_app": (("P", ("app",), ()),),
+    "quart.current_app": (("P", ("app",), ()),),
+}
+
 
 class Places(Classes):
     """Places, on top of classes."""
@@ -106,13 +116,31 @@ class Places(Classes):
         last = place[2][-1] if place[2] else ""
         return place[1][0] in {"app", "env"} or last in {".config", ".extensions"}
 
-    def is_property(self, place: Obj, name: str) -> bool:
+    def class_default(self, owner: Class, place: Obj, name: str) -> Objects:
+        """What an attribute of an object at `place` is as long as only its class binds it."""
+        place_of_class: Obj = ("P", ("c", owner.module, owner.qualname), (f".{name}",))
+        held = self.held(place_of_class)
+        if held and all(
+            h[0] == "J"
+            or (h[0] == "I" and self.external_bases(h[1]) and not self.container_kind(h[1]))
+            for h in held
+        ):
+            # A descriptor (a column, a form field): each instance has its own value.
+            return held
+        found = self.settle(place_of_class)
+        if place[0] == "P" and len(place[2]) < LONGEST_PATH and all(h[0] == "K" for h in held):
+            # A plain value: what is set on the object hides it.
+            return (*found, ("P", place[1], (*place[2], f".{name}")))
+        return found
+
+    def binds_property(self, owner: Class, name: str) -> bool:
         """Whether a class binds `name` to a property that a call made: what is set goes wherever its setter says."""
-        for instance in self.held(place):
-            owner = self.owner_of(instance[1], name) if instance[0] == "I" else None
-            if owner is not None and ("J", "builtins.property") in self.class_values(owner, name):
-                return True
-        return False
+        return ("J", "builtins.property") in self.class_values(owner, name)
+
+    def is_property(self, place: Obj, name: str) -> bool:
+        """The same of the objects at a place."""
+        owners = [self.owner_of(h[1], name) for h in self.held(place) if h[0] == "I"]
+        return any(owner is not None and self.binds_property(owner, name) for owner in owners)
 
     # See `resolver`
 

@@ -111,6 +111,46 @@ def has_ttl(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool
     return any(_compares_age(analysis, frame) for frame in frames)
 
 
+def is_validated(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether what is kept carries a version that is compared, each time, with the one that holds now.
+
+    `if kept[0] == version: return kept[1]` … `kept = (version, compute())`. A parameter is no version: it says what
+    is asked for.
+    """
+    fills = [w for w in writes if w.value is not None and not w.removes and not clears(w)]
+    return bool(fills) and all(_is_compared(analysis, state, w) for w in fills)
+
+
+def _is_compared(analysis: Analysis, state: State, write: Write) -> bool:
+    body, value = write.frame.function.body, write.value
+    assert value is not None
+    if value[0] == "s" and len(body.slots[value[1]]) == 1:
+        value = body.slots[value[1]][0]
+    if value[0] != "d" or value[1] != "tuple":
+        return False
+    versions = {
+        ("k", at): part
+        for at, part in enumerate(value[2])
+        if not any(
+            one[0] == "p" or is_request(analysis, one, write.frame)
+            for one in (part, *(body.slots[part[1]] if part[0] == "s" else ()))
+        )
+    }
+    for test, _ in body.tests:
+        for one in analysis.deep(test, write.frame):
+            if one[0] == "o" and one[1] in {"Eq", "NotEq", "Is", "IsNot"} and len(one[2]) == 2:
+                for kept, current in (one[2], one[2][::-1]):
+                    options = body.slots[kept[1]] if kept[0] == "s" else (kept,)
+                    if any(
+                        o[0] == "i"
+                        and versions.get(o[2]) == current
+                        and analysis.mentions(o[1], write.frame, state)
+                        for o in options
+                    ):
+                        return True
+    return False
+
+
 def _stores_more_than_time(analysis: Analysis, write: Write) -> bool:
     value = write.value
     if value is None or write.op in {"aug", "augattr"}:
@@ -198,7 +238,7 @@ def _is_moment(analysis: Analysis, write: Write) -> bool:
 def without_restored(
     analysis: Analysis, state: State, writes: tuple[Write, ...]
 ) -> tuple[Write, ...]:
-    """The writes but those of a function that puts the earlier value back."""
+    """The writes but those of a function that puts the earlier value back, or takes out again what it put in."""
     restoring = {
         w.frame
         for w in writes
@@ -207,6 +247,10 @@ def without_restored(
         and w.value[0] == "s"
         and _holds_earlier(analysis, state, w)
     }
+    if state.root[0] == "env":
+        # Elsewhere, what is there for the time of a call may be what others ask for.
+        put = {(w.frame, w.key) for w in writes if w.op == "set"}
+        restoring |= {w.frame for w in writes if w.removes and (w.frame, w.key) in put}
     return tuple(w for w in writes if w.frame not in restoring)
 
 

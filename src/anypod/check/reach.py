@@ -38,6 +38,10 @@ from anypod.check.facts import (
 from anypod.check.frames import Frame, Obj, Objects, walk
 
 _REMOVALS = frozenset({"pop", "clear", "remove", "discard", "popitem", "popleft"})
+_OPS = {
+    "name": "rebind", "augname": "aug", "set": "set", "augset": "aug", "del": "del", "attr": "attr",
+    "augattr": "augattr", "delattr": "attr", "auglocal": "aug",
+}  # fmt: skip
 _PASSES = 2
 _DEEPEST_STARTUP = 3
 
@@ -220,7 +224,7 @@ class Walk:
                 kinds.add(held[1])
             elif held[0] == "I":
                 kinds.add(self.resolver.container_kind(held[1]))
-        return any(name in MUTATORS.get(_KINDS.get(k, k), ANY_MUTATOR) for k in kinds if k)
+        return any(name in MUTATORS.get(k, ANY_MUTATOR) for k in kinds if k)
 
     def _places(self, receiver: Obj) -> list[Obj]:
         return [receiver] if receiver[0] == "P" else []
@@ -334,7 +338,10 @@ class Walk:
                 found.extend(self._attribute_places(base, effect[KEY]))
             elif op == "auglocal":
                 held = self.resolver.held(base) if base[0] == "P" else ()
-                if any(h[0] == "D" for h in held):
+                added = effect[NEW][2][0]
+                if (any(h[0] == "D" for h in held) and added[0] != "k") or (
+                    added[0] == "d" and base[0] == "P" and self.in_memory(base)
+                ):
                     found.append(base)
             elif base[0] == "P":
                 if self._dunder(
@@ -456,6 +463,8 @@ class Walk:
                         seen.add(one)
                         stack.extend(frame.function.body.slots[one[1]])
                 elif tag in "nvaip":
+                    if tag == "i":
+                        self._asks(frame, one[1], "__getitem__")
                     for found in self.resolver.resolve(one, frame):
                         if found[0] == "P":
                             self.reads.append(Read(found, frame, how))
@@ -466,9 +475,16 @@ class Walk:
                         # `f"{served} so far".encode()`
                         stack.append(callee[1])
                 elif tag == "o" and one[1] in {"In", "NotIn"}:
+                    self._asks(frame, one[2][-1], "__contains__")
                     for found in self.resolver.resolve(one[2][-1], frame):
                         if found[0] == "P":
                             self.reads.append(Read(found, frame, "in"))
+
+    def _asks(self, frame: Frame, value: Value, name: str) -> None:
+        """`key in lobby` and `lobby[key]` are calls, when checked code says what they mean."""
+        for one in self.resolver.resolve(value, frame):
+            if one[0] == "P":
+                self._dunder(frame, one, name, frame.function.line)
 
     def _look_at_call(self, frame: Frame, index: int, how: str) -> None:
         for callee in frame.callees.get(index, ()):
@@ -481,18 +497,3 @@ class Walk:
                 self.reads.append(Read(found, frame, how))
             elif found[0] == "Y":
                 self.reads.extend(Read(o, frame, how) for o in found[1] if o[0] == "P")
-
-
-_OPS: dict[str, str] = {
-    "name": "rebind",
-    "augname": "aug",
-    "set": "set",
-    "augset": "aug",
-    "del": "del",
-    "attr": "attr",
-    "augattr": "augattr",
-    "delattr": "attr",
-    "auglocal": "aug",
-}
-
-_KINDS: dict[str, str] = {"tuple": "list", "str": "list"}

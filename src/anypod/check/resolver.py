@@ -9,22 +9,13 @@ from __future__ import annotations
 
 from anypod.check.facts import LAMBDA, PROPERTY, STATIC, UNKNOWN, Class, Function, Module, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects, parts_of, union
-from anypod.check.places import APPLICATIONS, Places
+from anypod.check.places import APPLICATIONS, LONG_LIVED, LONGEST_PATH, Places
 from anypod.check.project import Project
 
 _DEEPEST = 40
-_LONGEST_PATH = 5
 # Attributes of a request object that lead to the application, which all requests share.
 _APPLICATION = frozenset({"app", "application"})
 _STATE_KINDS = frozenset("DIJKY")
-_LONG_LIVED: dict[str, Objects] = {
-    "os.environ": (("P", ("env",), ()),),
-    "flask.request": (("Q", "request"),),
-    "quart.request": (("Q", "request"),),
-    "bottle.request": (("Q", "request"),),
-    "flask.current_app": (("P", ("app",), ()),),
-    "quart.current_app": (("P", ("app",), ()),),
-}
 
 
 class Names(Places):
@@ -71,7 +62,7 @@ class Names(Places):
         """The union of several values."""
         return union(*(self.resolve(v, frame) for v in values))
 
-    def read_constant(self, value: Value, frame: Frame) -> Objects:  # one of many readers  # noqa: ARG002  # one of many readers
+    def read_constant(self, value: Value, frame: Frame) -> Objects:  # noqa: ARG002  # one of many readers
         """A literal."""
         return (("K", value[1]),)
 
@@ -169,8 +160,7 @@ class Names(Places):
     def annotated(self, annotation: Value, frame: Frame) -> Objects:
         """What an annotation promises: an instance of nobody in particular."""
         if annotation[0] == "k" and isinstance(annotation[1], str):
-            name = annotation[1].partition("[")[0].strip()
-            annotation = ("n", name)
+            annotation = ("n", annotation[1].partition("[")[0].strip())
         if annotation[0] == "i":
             inner = annotation[2]
             if inner is not None and _last(annotation[1]) in {"Annotated", "Optional"}:
@@ -266,7 +256,7 @@ class Names(Places):
         """What an import binds."""
         dotted, target, name = self.project.imported(module, value)
         if target is None:
-            return _LONG_LIVED.get(dotted) or (("E", dotted),)
+            return LONG_LIVED.get(dotted) or (("E", dotted),)
         if not name:
             return (("M", target.path),)
         return self.symbol(target, name)
@@ -303,11 +293,13 @@ class Names(Places):
             return self.module_attribute(base, name)
         if kind == "E":
             dotted = f"{base[1]}.{name}"
-            return _LONG_LIVED.get(dotted) or (("E", dotted),)
+            return LONG_LIVED.get(dotted) or (("E", dotted),)
         if kind == "C":
             return self.class_attribute(base, name)
         if kind == "I":
             return self.instance_attribute(base, base, name)
+        if kind == "F" and "." not in base[1][1]:
+            return self.settle(("P", ("g", *base[1]), (f".{name}",)))
         if kind == "Q":
             return (("P", ("app",), ()),) if name in _APPLICATION else (("Q", "data"),)
         if kind == "J":
@@ -332,7 +324,7 @@ class Names(Places):
         ]
         if found:
             return union(*found)
-        if len(place[2]) >= _LONGEST_PATH:
+        if len(place[2]) >= LONGEST_PATH:
             return ()
         return self.settle(("P", place[1], (*place[2], f".{name}")))
 
@@ -348,6 +340,8 @@ class Names(Places):
             return self.bind_method(function, place)
         owner = self.owner_of(instance[1], name)
         own = self.instance_values(instance, name)
+        if owner is not None and own and self.binds_property(owner, name):
+            return ()
         if owner is None and not own and self.external_bases(instance[1]):
             if name == "request":
                 return (("Q", "request"),)
@@ -357,18 +351,9 @@ class Names(Places):
             if place[0] != "P":
                 return self.class_values(owner, name)
         elif owner is not None and not own:
-            place_of_class: Obj = ("P", ("c", owner.module, owner.qualname), (f".{name}",))
-            held = self.held(place_of_class)
-            if held and all(
-                h[0] == "J"
-                or (h[0] == "I" and self.external_bases(h[1]) and not self.container_kind(h[1]))
-                for h in held
-            ):
-                # A descriptor (a column, a form field): each instance has its own value.
-                return held
-            return self.settle(place_of_class)
+            return self.class_default(owner, place, name)
         if place[0] == "P":
-            if len(place[2]) >= _LONGEST_PATH:
+            if len(place[2]) >= LONGEST_PATH:
                 return ()
             return self.settle(("P", place[1], (*place[2], f".{name}")))
         return self.assigned(instance, own)
@@ -459,7 +444,7 @@ class Names(Places):
         external = [h for h in held if h[0] == "J"]
         if held and len(external) == len(held) and not self.is_application(place):
             return tuple(("J", f"{h[1]}()[]") for h in external)
-        if len(place[2]) >= _LONGEST_PATH:
+        if len(place[2]) >= LONGEST_PATH:
             return ()
         step = f"[{key!r}]" if isinstance(key, str) and self.is_application(place) else "[]"
         return self.settle(("P", place[1], (*place[2], step)))

@@ -46,7 +46,8 @@ class Tags:
         self._name = name
         self._schema = schema
         self._prefix = ""
-        self._marks: dict[Addresses, str] = {}  # the last one seen of each set of tags
+        # The last one seen of each set of tags.
+        self._marks: dict[Addresses, str] = {}  # anypod: ignore[POD102] compared at every look
 
     def address(self, tag: Key) -> str:
         """Where a tag's counter is."""
