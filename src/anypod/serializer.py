@@ -36,9 +36,18 @@ class Serializer(Generic[T]):
     Args:
         type: what to decode into (a dataclass, a `TypedDict`, `list[UUID]`, …); None keeps plain data.
         largest: bytes of an encoded value; more is a `ValueError`.
+        owner: kind and name of the primitive whose values these are, for messages.
     """
 
-    def __init__(self, type: Any = None, *, largest: int = LARGEST) -> None:  # noqa: A002  # the field's term
+    def __init__(
+        self,
+        type: Any = None,  # noqa: A002  # the field's term
+        *,
+        largest: int = LARGEST,
+        owner: str = "anypod",
+    ) -> None:
+        self._type = type
+        self._owner = owner
         self._plain = type is None
         self._decoder: msgpack.Decoder[Any] = msgpack.Decoder(Any if type is None else type)
         self._largest = largest
@@ -47,20 +56,27 @@ class Serializer(Generic[T]):
         """The value as bytes.
 
         Raises:
-            TypeError: it would not come back equal; give the primitive a `type`.
+            TypeError: it would not come back equal, so give the primitive a `type`; or it is not of that.
             ValueError: it is larger than the bound.
         """
         if self._plain and type(value) not in _EXACT:
-            _refuse_inexact(value)
+            _refuse_inexact(value, self._owner)
         try:
             encoded = _encode(value)
         except (OverflowError, RecursionError) as failure:
-            raise ValueError(f"cannot store this value: {failure}") from failure
+            raise ValueError(f"{self._owner}: cannot store this value: {failure}") from failure
         if len(encoded) > self._largest:
             raise ValueError(
-                f"a value of {len(encoded):,} bytes is over the limit of {self._largest:,}; store a "
-                f"reference to it instead"
+                f"{self._owner}: a value of {len(encoded):,} bytes is over the limit of {self._largest:,}; "
+                f"store a reference to it instead"
             )
+        if not self._plain:
+            try:
+                self._decoder.decode(encoded)
+            except msgspec.MsgspecError as failure:
+                raise TypeError(
+                    f"{self._owner} holds {self._type!r}, and this value is not one: {failure}"
+                ) from failure
         return FORMAT + encoded
 
     def decode(self, encoded: bytes) -> T:
@@ -77,7 +93,7 @@ class Serializer(Generic[T]):
             raise Undecodable(str(failure)) from failure
 
 
-def _refuse_inexact(value: Any) -> None:
+def _refuse_inexact(value: Any, owner: str) -> None:
     """Raise for anything that plain MessagePack would bring back as something else."""
     pending = [value]
     seen = 0
@@ -87,7 +103,7 @@ def _refuse_inexact(value: Any) -> None:
         seen += 1
         if seen > 1_000_000:
             raise ValueError(
-                "cannot store this value: more than a million parts, or it holds itself"
+                f"{owner}: cannot store this value: more than a million parts, or it holds itself"
             )
         if kind in _EXACT:
             continue
@@ -98,13 +114,13 @@ def _refuse_inexact(value: Any) -> None:
             for key in item:
                 if type(key) is not str:
                     raise TypeError(
-                        f"a dict key of type {kind_name(key)} would come back as text or not at all; "
+                        f"{owner}: a dict key of type {kind_name(key)} would come back as text or not at all; "
                         f"use str keys or give the primitive a type= to decode into"
                     )
         else:
             raise TypeError(
-                f"a {kind_name(item)} would come back as something else; store plain data (None, bool, "
-                f"int, float, str, bytes, datetime, list, dict) or give the primitive a type="
+                f"{owner}: a {kind_name(item)} would come back as something else; store plain data (None, "
+                f"bool, int, float, str, bytes, datetime, list, dict) or give the primitive a type="
             )
 
 

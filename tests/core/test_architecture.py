@@ -16,13 +16,14 @@ pytestmark = pytest.mark.quick
 
 SOURCE = Path(anypod.__file__).parent
 
-LEAVES = {"errors", "keys", "serializer", "commands", "flow"}
+LEAVES = {"errors", "keys", "durations", "serializer", "commands", "flow"}
 
 # room → the rooms that it may import at run time; imports for type checkers alone do not count
 MAY_KNOW = {
     "errors": set(),
     "keys": set(),
     "serializer": set(),
+    "durations": {"errors"},
     "commands": set(),
     "flow": {"commands"},
     "observe": {"commands", "errors"},

@@ -220,7 +220,7 @@ class TestFailures:
         [
             {"ttl": 0}, {"ttl": float("inf")}, {"ttl": 1, "stale": -1}, {"ttl": 1, "lease": 0},
             {"ttl": 1, "wait": -1}, {"ttl": 1, "beta": float("nan")}, {"ttl": 1, "jitter": 1},
-            {"ttl": 1, "down": "hope"},
+            {"ttl": 1, "unavailable": "hope"},
         ],
     )  # fmt: skip
     def test_options_out_of_range(self, options: dict[str, Any]) -> None:
@@ -613,7 +613,7 @@ class TestWithoutStore:
                 write()
 
     def test_reads_raise_on_request(self, nowhere: State) -> None:
-        cache = nowhere.cache("data", ttl=10.0, down="raise")
+        cache = nowhere.cache("data", ttl=10.0, unavailable="raise")
         for read in (lambda: cache.get("a"), lambda: cache.get_or_load("a", lambda: 1)):
             with pytest.raises(StoreUnavailable):
                 read()

@@ -208,7 +208,7 @@ def test_bad_options_are_refused(state: State) -> None:
         Policy(Algorithm.SLIDING_LOG, 1, 0.0, 1),
         Policy(Algorithm.SLIDING_LOG, 1, math.nan, 1),
     ):
-        with pytest.raises(ConfigurationError, match="from 1 on and seconds above 0"):
+        with pytest.raises(ConfigurationError, match="a limit and a burst from 1 to 1,000,000"):
             state.rate_limit("api", [policy])
     with pytest.raises(ConfigurationError, match="character"):
         state.rate_limit("api", "3/hour", overrides={"x": "3/fortnight"})

@@ -2,31 +2,40 @@
 
 Increments are added up in the process and sent when enough have come or some time has passed, at the end
 of the process and at SIGTERM. What `kill -9` or a lost node takes with it is what was not sent yet: at
-most `size` increments, and none older than `every` seconds plus one exchange.
+most `size` increments, and none older than `every` seconds plus one exchange; while the store is away, all
+that has come since.
 
 Invariants:
     - nothing counts twice: each flush carries an operation id and is repeated under it until the store has
       answered;
     - an increment costs no exchange and takes no lock for longer than an addition;
+    - the buffer holds a bounded number of keys; past it, increments are made in the store at once;
     - a forked child begins empty: what its parent has buffered, the parent sends.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
 import uuid
 import weakref
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from anypod.errors import ConfigurationError, StoreError
+from anypod.commands import MAX_INTEGER
+from anypod.durations import is_duration
+from anypod.errors import ConfigurationError, LimitReached, RecordError, StoreError
 from anypod.keys import Key, encode
 
 if TYPE_CHECKING:
     from anypod.primitives.counter import Counter
+
+logger = logging.getLogger("anypod")
+
+MOST_KEYS: Final = 65_536  # that wait to be sent
 
 LIVE: weakref.WeakSet[BufferedCounter] = weakref.WeakSet()
 
@@ -41,7 +50,7 @@ class BufferedCounter:
     """
 
     def __init__(self, counter: Counter, *, every: float = 1.0, size: int = 1_000) -> None:
-        if not 0 < every < float("inf") or type(size) is not int or size < 1:
+        if not is_duration(every) or type(size) is not int or size < 1:
             raise ConfigurationError(
                 f"buffered counter {counter.name!r}: every must be seconds above 0 and size an int from "
                 f"1 on, not {every!r} and {size!r}"
@@ -64,11 +73,23 @@ class BufferedCounter:
         self._thread: threading.Thread | None = None
 
     def increment(self, key: Key = None, *, by: int = 1) -> None:
-        """Count; the store hears of it later."""
+        """Count; the store hears of it later.
+
+        Raises:
+            ValueError: a step that is no int within ±(2**53 - 1), or with which what has come would not be.
+            StoreError: only while 65,536 other keys wait to be sent: then this one is counted in the store.
+        """
+        if type(by) is not int or not -MAX_INTEGER <= by <= MAX_INTEGER:
+            raise self._too_much(by)
         name = encode(key)
         with self._lock:
-            self._sums[name] = (key, self._sums.get(name, (key, 0))[1] + by)
-            self._pending += 1
+            total = self._sums.get(name, (key, 0))[1] + by
+            if not -MAX_INTEGER <= total <= MAX_INTEGER:
+                raise self._too_much(by)
+            room = name in self._sums or len(self._sums) < MOST_KEYS
+            if room:
+                self._sums[name] = (key, total)
+                self._pending += 1
             full = self._pending >= self._size
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -77,6 +98,14 @@ class BufferedCounter:
                 self._thread.start()
         if full:
             self._wake.set()
+        if not room:
+            self._counter.increment(key, by=by)
+
+    def _too_much(self, by: object) -> ValueError:
+        return ValueError(
+            f"buffered counter {self._counter.name!r}: a step must be an int, and all that has come within "
+            f"±(2**53 - 1), not {by!r}"
+        )
 
     @property
     def pending(self) -> int:
@@ -88,21 +117,30 @@ class BufferedCounter:
         """Send what has come.
 
         Raises:
-            StoreError: the store did not answer; nothing is lost, the next flush sends it again.
+            StoreError: the store did not answer; nothing is lost, the next flush sends it again. (Where what
+                stands at a key is no counter, or is at the end of what one holds, its increments are lost,
+                and a log line says so.)
         """
         with self._sending:
+            if self._unsent:  # of an earlier flush; only then what has come since
+                self._send()
             with self._lock:
-                for key, by in self._sums.values():
-                    self._unsent.append((key, by, uuid.uuid4().hex))
-                self._unsent_count += self._pending
+                self._unsent = [(key, by, uuid.uuid4().hex) for key, by in self._sums.values()]
+                self._unsent_count = self._pending
                 self._sums, self._pending = {}, 0
-            while self._unsent:
-                key, by, once = self._unsent[0]
-                if by:
+            self._send()
+
+    def _send(self) -> None:
+        while self._unsent:
+            key, by, once = self._unsent[-1]
+            if by:
+                try:
                     self._counter.increment(key, by=by, once=once)
-                self._unsent.pop(0)
-            with self._lock:
-                self._unsent_count = 0
+                except (RecordError, LimitReached):
+                    logger.exception("buffered counter %r: %d is lost", self._counter.name, by)
+            self._unsent.pop()
+        with self._lock:
+            self._unsent_count = 0
 
     def close(self) -> None:
         """Send what has come and stop; increments after this start again."""

@@ -19,7 +19,7 @@ Invariants:
     - a hit costs one exchange, also with tags (`tags.py`), a miss two and the load;
     - callers get values of their own, decoded from the stored form, also the one who loaded;
     - what cannot be decoded is a miss and is replaced;
-    - a failed invalidation raises; nothing else has to fail when the store does (`down`).
+    - a failed invalidation raises; nothing else has to fail when the store does (`unavailable`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from anypod.commands import (
     CacheReply,
     Filled,
 )
+from anypod.durations import check_durations, is_duration
 from anypod.errors import ConfigurationError, RecordError, StoreError
 from anypod.flow import Call, Flow, Sleep, arun, run
 from anypod.keys import Key, encode
@@ -98,7 +99,7 @@ class Cache(Generic[T]):
         wait: seconds to wait for a load elsewhere before loading alone.
         beta: how eagerly a value is loaded again before its end, in multiples of its load time; 0 never.
         jitter: 0 to below 1; shortens each value's `ttl` by a random part of up to this.
-        down: what a read does without the store: "allow" loads without it, and says so in the log;
+        unavailable: what a read does without the store: "allow" loads without it, and says so in the log;
             "raise" raises.
 
     Raises:
@@ -118,27 +119,21 @@ class Cache(Generic[T]):
         wait: float = 5.0,
         beta: float = 1.0,
         jitter: float = 0.0,
-        down: Literal["allow", "raise"] = "allow",
+        unavailable: Literal["allow", "raise"] = "allow",
     ) -> None:
-        for what, seconds, least in (
-            ("ttl", ttl, False),
-            ("stale", stale, True),
-            ("lease", lease, False),
-            ("wait", wait, True),
-            ("beta", beta, True),
-        ):
-            if not (0 < seconds < math.inf or (least and seconds == 0)):
+        check_durations(f"cache {name!r}", ttl=ttl, lease=lease)
+        for what, least in (("stale", stale), ("wait", wait), ("beta", beta)):
+            if not 0 <= least < math.inf:
                 raise ConfigurationError(
-                    f"cache {name!r}: {what} must be {'at least' if least else 'above'} 0 and finite, "
-                    f"not {seconds!r}"
+                    f"cache {name!r}: {what} must be at least 0 and finite, not {least!r}"
                 )
         if not 0 <= jitter < 1:
             raise ConfigurationError(
                 f"cache {name!r}: jitter must be at least 0 and below 1, not {jitter!r}"
             )
-        if down not in ("allow", "raise"):
+        if unavailable not in ("allow", "raise"):
             raise ConfigurationError(
-                f"cache {name!r}: down must be 'allow' or 'raise', not {down!r}"
+                f"cache {name!r}: unavailable must be 'allow' or 'raise', not {unavailable!r}"
             )
         self.name = name
         self.ttl = float(ttl)
@@ -147,11 +142,11 @@ class Cache(Generic[T]):
         self.wait = wait
         self.beta = beta
         self.jitter = jitter
-        self.down = down
+        self.unavailable = unavailable
         self.schema = schema
         self._store = store
         self._type = type
-        self._serializer: Serializer[T] = Serializer(type)
+        self._serializer: Serializer[T] = Serializer(type, owner=f"cache {name!r}")
         self._flights = Flights(store, name)
         self._tags = Tags(store, name, schema)
         self._prefix = ""
@@ -170,7 +165,7 @@ class Cache(Generic[T]):
             tags: those that it was stored with, in any order.
 
         Raises:
-            StoreError: only with `down="raise"`.
+            StoreError: only with `unavailable="raise"`.
         """
         return run(self._store, self._get(key, default, tags))
 
@@ -206,7 +201,7 @@ class Cache(Generic[T]):
         Raises:
             ReentrantLoad: the loader asks for the same key again.
             TypeError: the loaded value would not come back equal, or is not of the cache's type.
-            StoreError: only with `down="raise"`.
+            StoreError: only with `unavailable="raise"`.
         """
         want = self._want(key, loader, ttl, tags)
         return run(self._store, self._get_or_load(want, self._flights.fly))
@@ -351,7 +346,7 @@ class Cache(Generic[T]):
         try:
             filled: Filled = yield fill
         except StoreError as failure:
-            if self.down == "raise":
+            if self.unavailable == "raise":
                 raise
             self._say("a loaded value could not be stored: %s", failure)
             return Answer(payload, mark, shared=False)
@@ -423,9 +418,9 @@ class Cache(Generic[T]):
         except RecordError as failure:
             self._say("a record cannot be read and is left as it is: %s", failure)
         except StoreError as failure:
-            if self.down == "raise":
+            if self.unavailable == "raise":
                 raise
-            degraded(self._store, "cache", self.name, self.down, failure)
+            degraded(self._store, "cache", self.name, self.unavailable, failure)
         return None, mark
 
     def _release(self, address: str, lease: int) -> Flow[None]:
@@ -480,7 +475,7 @@ class Cache(Generic[T]):
     def _life(self, ttl: float | None) -> float:
         if ttl is None:
             ttl = self.ttl
-        elif not 0 < ttl < math.inf:
+        elif not is_duration(ttl):
             raise ValueError(f"cache {self.name!r}: ttl must be seconds above 0, not {ttl!r}")
         return ttl if not self.jitter else ttl * (1.0 - self.jitter * random.random())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
+from anypod.durations import check_durations
 from anypod.errors import ConfigurationError, KeyReused, LimitReached
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
@@ -46,14 +47,18 @@ class Counter:
         ttl: float | None = None,
         window: float | None = None,
     ) -> None:
-        if not -MAX_INTEGER <= floor <= ceiling <= MAX_INTEGER:
+        if not (
+            type(floor) is type(ceiling) is int and -MAX_INTEGER <= floor <= ceiling <= MAX_INTEGER
+        ):
             raise ConfigurationError(
-                f"counter {name!r}: floor {floor} and ceiling {ceiling} must be in order and within "
+                f"counter {name!r}: floor {floor!r} and ceiling {ceiling!r} must be ints, in order and within "
                 f"±(2**53 - 1)"
             )
-        if ttl is not None and not 0 < ttl < float("inf"):
-            raise ConfigurationError(f"counter {name!r}: ttl must be seconds above 0, not {ttl!r}")
-        if window is not None and not SHORTEST_WINDOW <= window < float("inf"):
+        if ttl is not None:
+            check_durations(f"counter {name!r}", ttl=ttl)
+        if window is not None:
+            check_durations(f"counter {name!r}", window=window)
+        if window is not None and window < SHORTEST_WINDOW:
             raise ConfigurationError(
                 f"counter {name!r}: window must be seconds from {SHORTEST_WINDOW} on, not {window!r}"
             )
@@ -100,7 +105,16 @@ class Counter:
         return await arun(self._store, self._value(key))
 
     def buffered(self, *, every: float = 1.0, size: int = 1_000) -> BufferedCounter:
-        """The same counters, counted in the process and sent now and then; see `BufferedCounter`."""
+        """The same counters, counted in the process and sent now and then; see `BufferedCounter`.
+
+        Raises:
+            ConfigurationError: the counter has a floor or a ceiling, which refuses at once or not at all.
+        """
+        if (self._floor, self._ceiling) != (-MAX_INTEGER, MAX_INTEGER):
+            raise ConfigurationError(
+                f"counter {self.name!r} has a floor or a ceiling, so it cannot be buffered: a step would be "
+                f"refused after its caller has gone on; count in the store, or without bounds"
+            )
         return BufferedCounter(self, every=every, size=size)
 
     def _address(self, key: Key) -> str:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete, Inspect
+from anypod.durations import check_durations, check_wait, is_duration
 from anypod.errors import (
     ConfigurationError,
     EarlierFailure,
@@ -84,11 +85,7 @@ class Idempotency:
         failures: Literal["keep", "retry"] = "keep",
         unavailable: RaiseOrDeny = "raise",
     ) -> None:
-        for what, seconds in (("lease", lease), ("ttl", ttl)):
-            if not 0 < seconds < float("inf"):
-                raise ConfigurationError(
-                    f"idempotency {name!r}: {what} must be seconds above 0, not {seconds!r}"
-                )
+        check_durations(f"idempotency {name!r}", lease=lease, ttl=ttl)
         if failures not in ("keep", "retry"):
             raise ConfigurationError(
                 f"idempotency {name!r}: failures must be 'keep' or 'retry', not {failures!r}"
@@ -100,7 +97,7 @@ class Idempotency:
         self.failures = failures
         self.unavailable = unavailable
         self.store = store
-        self._serializer: Serializer[Any] = Serializer(type)
+        self._serializer: Serializer[Any] = Serializer(type, owner=f"idempotency {name!r}")
         self._prefix = ""
 
     def claim(
@@ -201,6 +198,18 @@ class Idempotency:
 
     def claim_flow(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
         """Claim, waiting for whoever is at work; the reply is granted or complete."""
+        owner = f"idempotency {self.name!r}"
+        check_wait(owner, wait)
+        if key is None or key == "":
+            raise ValueError(
+                f"{owner}: the key is {key!r}; every operation without a key would be one and the same, and get "
+                f"the outcome of the first"
+            )
+        if type(fingerprint) is not str:
+            raise TypeError(
+                f"{owner}: a fingerprint must be a str that stands for the arguments, such as a hash of them, "
+                f"not {type(fingerprint).__name__}"
+            )
         address = self.address(key)
         patience = time.monotonic() + wait
         pause = _FIRST_PAUSE
@@ -425,6 +434,11 @@ class Attempt:
             yield from self._complete(_FAILURE + type(failure).__qualname__.encode(), None)
 
     def _complete(self, stored: bytes, ttl: float | None) -> Flow[None]:
+        if ttl is not None and not is_duration(ttl):
+            raise ValueError(
+                f"idempotency {self._family.name!r}: ttl must be seconds above 0, up to a hundred years, not "
+                f"{ttl!r}; nothing was stored"
+            )
         self._settle()
         keep = self._family.ttl if ttl is None else ttl
         if not (yield Complete(self.address, self.token, stored, keep)):

@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from anypod.commands import Acquire, Acquired, Release, Withdraw, mailbox
+from anypod.durations import check_durations, check_wait
 from anypod.errors import (
     ConfigurationError,
     LeaseLost,
@@ -144,8 +145,7 @@ class Lock:
         limit: int = 1,
         unavailable: RaiseOrDeny = "raise",
     ) -> None:
-        if not 0 < lease < float("inf"):
-            raise ConfigurationError(f"lock {name!r}: lease must be seconds above 0, not {lease!r}")
+        check_durations(f"lock {name!r}", lease=lease)
         if type(limit) is not int or limit < 1:
             raise ConfigurationError(
                 f"lock {name!r}: limit must be an int from 1 on, not {limit!r}"
@@ -220,6 +220,8 @@ class Lock:
             )
 
     def _acquire(self, address: str, wait: float | None) -> Flow[Hold]:
+        if wait is not None:
+            check_wait(f"lock {self.name!r}", wait)
         waiter = _waiter()
         start = time.monotonic()
         queued = False

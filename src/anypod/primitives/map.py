@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from anypod.commands import Get, Page, Put, Scan, Stored, Versioned
-from anypod.errors import ConfigurationError, Conflict, LeaseLost, RecordError
+from anypod.durations import check_durations
+from anypod.errors import Conflict, LeaseLost, RecordError
 from anypod.flow import Call, Flow, Sleep, arun, run
 from anypod.keys import Key, decode, encode
 from anypod.serializer import Serializer, Undecodable
@@ -57,12 +58,12 @@ class Map(Generic[V]):
         type: Any = None,  # noqa: A002  # the field's term
         ttl: float | None = None,
     ) -> None:
-        if ttl is not None and not 0 < ttl < float("inf"):
-            raise ConfigurationError(f"map {name!r}: ttl must be seconds above 0, not {ttl!r}")
+        if ttl is not None:
+            check_durations(f"map {name!r}", ttl=ttl)
         self.name = name
         self._store = store
         self._ttl = ttl
-        self._serializer: Serializer[V] = Serializer(type)
+        self._serializer: Serializer[V] = Serializer(type, owner=f"map {name!r}")
         self._prefix = ""
 
     def get(self, key: Key, default: D | None = None) -> V | D | None:
@@ -81,7 +82,9 @@ class Map(Generic[V]):
         """`entry`, awaiting."""
         return await arun(self._store, self._entry(key))
 
-    def set(self, key: Key, value: V, *, expect: int | None = None, fence: int = _UNFENCED) -> int:
+    def set(
+        self, key: Key, value: V, *, expect: int | None = None, fence: int | None = None
+    ) -> int:
         """Write a value and return its version.
 
         Args:
@@ -93,11 +96,12 @@ class Map(Generic[V]):
         Raises:
             Conflict: another version stands there; nothing was written.
             LeaseLost: a holder with a larger token has written; nothing was written.
+            ValueError: a version or token that is none; nothing was written.
         """
         return run(self._store, self._set(key, value, expect, fence))
 
     async def aset(
-        self, key: Key, value: V, *, expect: int | None = None, fence: int = _UNFENCED
+        self, key: Key, value: V, *, expect: int | None = None, fence: int | None = None
     ) -> int:
         """`set`, awaiting."""
         return await arun(self._store, self._set(key, value, expect, fence))
@@ -192,9 +196,12 @@ class Map(Generic[V]):
         stored: Versioned | None = yield Get(self._address(key))
         return None if stored is None else Entry(self._decode(stored), stored.version)
 
-    def _set(self, key: Key, value: V, expect: int | None, fence: int) -> Flow[int]:
+    def _set(self, key: Key, value: V, expect: int | None, fence: int | None) -> Flow[int]:
+        self._number("expect", expect, 0)
+        self._number("fence", fence, 1)
         encoded = self._serializer.encode(value)
-        stored: Stored = yield Put(self._address(key), encoded, self._ttl, expect, fence)
+        put = Put(self._address(key), encoded, self._ttl, expect, fence or _UNFENCED)
+        stored: Stored = yield put
         standing = 0 if stored.current is None else stored.current.version
         if stored.written:
             return standing
@@ -208,7 +215,14 @@ class Map(Generic[V]):
             f"lock was taken over, and this value was not written"
         )
 
+    def _number(self, what: str, number: int | None, least: int) -> None:
+        if number is not None and (type(number) is not int or number < least):
+            raise ValueError(
+                f"map {self.name!r}: {what} must be an int from {least} on, not {number!r}"
+            )
+
     def _delete(self, key: Key, expect: int | None) -> Flow[None]:
+        self._number("expect", expect, 0)
         stored: Stored = yield Put(self._address(key), None, None, expect)
         if not stored.written:
             standing = 0 if stored.current is None else stored.current.version
@@ -236,6 +250,7 @@ class Map(Generic[V]):
         )
 
     def _scan(self, after: str, page: int) -> Flow[Page]:
+        self._number("page", page, 1)
         found: Page = yield Scan(self._begin(), after, page)
         return found
 

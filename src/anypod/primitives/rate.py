@@ -25,20 +25,23 @@ _UNITS: Final = {
 }  # fmt: skip
 
 LARGEST_LIMIT: Final = 1_000_000
+LARGEST_LOG: Final = 10_000  # hits that a sliding log remembers for each subject
+SHORTEST_PERIOD: Final = 0.001
 LONGEST_PERIOD: Final = 366 * 86_400.0
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>[0-9_]+)|(?P<word>[A-Za-z]+)|(?P<mark>.))", re.DOTALL)
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, owner: str) -> None:
         self.text = text
+        self.owner = owner
         self.at = 0
 
     def fail(self, expected: str, at: int) -> ConfigurationError:
         shown = self.text if self.text.isprintable() else ascii(self.text)
         return ConfigurationError(
-            f"rate limit, character {at + 1}: expected {expected}\n    {shown}\n    {' ' * at}^"
+            f"{self.owner}, character {at + 1}: expected {expected}\n    {shown}\n    {' ' * at}^"
         )
 
     def peek(self) -> tuple[str, str, int]:
@@ -64,23 +67,24 @@ class _Reader:
 
     def number(self, what: str, largest: int) -> int:
         text, at = self.take("number", what)
-        value = int(text.replace("_", "") or 0)
+        value = int(text.replace("_", "")[:20] or 0)  # more digits are too many, whatever they say
         if not 0 < value <= largest:
             raise self.fail(f"{what} from 1 to {largest:,}", at)
         return value
 
 
-def parse_rates(text: str, algorithm: Algorithm) -> tuple[Policy, ...]:
+def parse_rates(text: str, algorithm: Algorithm, owner: str = "rate limit") -> tuple[Policy, ...]:
     """The policies that a text names.
 
     Args:
         text: one rate or several, separated by `;` or `,`.
         algorithm: how each of them counts.
+        owner: whose rates these are, for the message.
 
     Raises:
         ConfigurationError: pointing at the character that does not fit.
     """
-    reader = _Reader(text)
+    reader = _Reader(text, owner)
     policies = []
     while True:
         policies.append(_rate(reader, algorithm))

@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -26,11 +27,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anypod.commands import Algorithm, Policy, Quota, Take, TakeAll, Taken
+from anypod.durations import is_duration
 from anypod.errors import ConfigurationError, StoreError
 from anypod.flow import Call, Flow, arun, run
 from anypod.keys import Key, encode
 from anypod.primitives.degraded import LocalQuota, check_policy, degraded
-from anypod.primitives.rate import describe, parse_rates
+from anypod.primitives.rate import (
+    LARGEST_LIMIT,
+    LARGEST_LOG,
+    LONGEST_PERIOD,
+    SHORTEST_PERIOD,
+    describe,
+    parse_rates,
+)
 
 if TYPE_CHECKING:
     from anypod.stores import Store
@@ -220,17 +229,31 @@ class RateLimit:
 
     # --- deciding
 
-    def _read(self, rates: str | Sequence[Policy]) -> tuple[Policy, ...]:
-        policies = parse_rates(rates, self._algorithm) if isinstance(rates, str) else tuple(rates)
-        if not policies or len(set(policies)) < len(policies):
+    def _read(self, rates: object) -> tuple[Policy, ...]:
+        owner = f"rate limit {self.name!r}"
+        if isinstance(rates, str):
+            policies = parse_rates(rates, self._algorithm, owner)
+        elif isinstance(rates, Sequence) and all(type(each) is Policy for each in rates):
+            policies = tuple(rates)
+        else:
             raise ConfigurationError(
-                f"rate limit {self.name!r}: give at least one rate, and none twice"
+                f"{owner}: rates must be a text such as '100/minute', or a list of policies, not {rates!r}"
             )
+        if not policies or len(set(policies)) < len(policies):
+            raise ConfigurationError(f"{owner}: give at least one rate, and none twice")
         for policy in policies:
-            if policy.limit < 1 or policy.burst < 1 or not 0 < policy.period < math.inf:
+            units = (policy.limit, policy.burst)
+            if not all(type(each) is int and 1 <= each <= LARGEST_LIMIT for each in units) or not (
+                is_duration(policy.period) and SHORTEST_PERIOD <= policy.period <= LONGEST_PERIOD
+            ):
                 raise ConfigurationError(
-                    f"rate limit {self.name!r}: a policy needs a limit and a burst from 1 on and seconds above "
-                    f"0, not {policy!r}"
+                    f"{owner}: a policy needs a limit and a burst from 1 to {LARGEST_LIMIT:,}, and a period from "
+                    f"{SHORTEST_PERIOD} s to a year, not {policy!r}"
+                )
+            if policy.algorithm is Algorithm.SLIDING_LOG and policy.limit > LARGEST_LOG:
+                raise ConfigurationError(
+                    f"{owner}: a sliding log remembers each hit, so {LARGEST_LOG:,} is its largest limit, not "
+                    f"{policy.limit:,}; gcra and the sliding counter remember a few numbers"
                 )
         return policies
 
@@ -396,7 +419,8 @@ def _hit_all(
         if not decision.allowed:
             for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
                 if not taken.degraded:
-                    yield Call(partial(refund, earlier, subject, cost=cost))
+                    with suppress(StoreError):  # then it comes back by itself, later
+                        yield Call(partial(refund, earlier, subject, cost=cost))
             break
     return tuple(decisions)
 

@@ -30,7 +30,8 @@ from anypod.commands import (
     PatchOutcome,
     ReadDocument,
 )
-from anypod.errors import ConfigurationError, RecordError, SessionEnded
+from anypod.durations import check_durations
+from anypod.errors import RecordError, SessionEnded
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
 from anypod.primitives import session_index as index
@@ -76,17 +77,13 @@ class Sessions:
         absolute: float = 86_400.0,
         grace: float = 10.0,
     ) -> None:
-        for what, seconds in (("idle", idle), ("absolute", absolute), ("grace", grace)):
-            if not 0 < seconds < float("inf"):
-                raise ConfigurationError(
-                    f"session {name!r}: {what} must be seconds above 0, not {seconds!r}"
-                )
+        check_durations(f"session {name!r}", idle=idle, absolute=absolute, grace=grace)
         self.name = name
         self.idle = min(idle, absolute)
         self.absolute = absolute
         self.grace = grace
         self.store = store
-        self._serializer: Serializer[Any] = Serializer()
+        self._serializer: Serializer[Any] = Serializer(owner=f"session {name!r}")
         self._prefix = ""
 
     def new(self) -> Session:
@@ -113,7 +110,7 @@ class Sessions:
         cannot and need not tell which. Costs one exchange, or none for a malformed token.
         """
         # Without a flow, as its twin and `Session.save`: every request of a user waits for these.
-        match = None if token is None else _TOKEN.fullmatch(token)
+        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if match is None:
             return None
         handle = _digest(match[1])
@@ -121,7 +118,7 @@ class Sessions:
 
     async def aload(self, token: str | None) -> Session | None:
         """`load`, awaiting."""
-        match = None if token is None else _TOKEN.fullmatch(token)
+        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if match is None:
             return None
         handle = _digest(match[1])

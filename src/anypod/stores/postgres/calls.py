@@ -208,14 +208,8 @@ _STANDINGS: Final = "boolean, bigint[], bigint[], bigint[]"
 
 def _take(command: c.Take, offset: int, wait: int) -> Values:
     policies = [
-        (
-            policy_name(each).encode(),
-            _ALGORITHMS[each.algorithm],
-            each.limit,
-            micros(each.period),
-            each.burst,
-        )
-        for each in command.policies
+        (policy_name(p).encode(), _ALGORITHMS[p.algorithm], p.limit, micros(p.period), p.burst)
+        for p in command.policies
     ]
     columns = map(list, zip(*policies, strict=True))
     return [place(command.key), *columns, _bounded(command.cost), offset, wait]
@@ -334,12 +328,7 @@ CALLS: Final[dict[type[c.Command[Any]], Call]] = {
         _stored,
     ),
     c.Add: Call(
-        Function(
-            "add_v2",
-            "text, bigint, bigint, bigint, bigint, bigint, bigint, integer",
-            "bigint",
-            faults=False,
-        ),
+        Function("add_v2", f"text{', bigint' * 6}, integer", "bigint", faults=False),
         _add,
         _added,
     ),

@@ -1,0 +1,201 @@
+"""What cannot work is refused where it is given, and the message names the primitive and the argument."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from anypod import ConfigurationError, State
+from anypod.commands import MAX_INTEGER, Put
+from anypod.errors import LimitReached, StoreUnavailable
+from anypod.primitives import buffered
+from anypod.primitives.rate_limit import hit_all
+
+pytestmark = pytest.mark.quick
+
+NO_DURATIONS = (0, -1, math.nan, math.inf, True, "60", 1e12)
+NO_WAITS = (-0.1, math.nan, True, "soon")
+
+
+@pytest.fixture
+def state() -> Iterator[State]:
+    with State("memory://") as state:
+        yield state
+
+
+@pytest.mark.parametrize("seconds", NO_DURATIONS)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("counter 'x': ttl", lambda state, n: state.counter("x", ttl=n)),
+        ("counter 'x': window", lambda state, n: state.counter("x", window=n)),
+        ("map 'x': ttl", lambda state, n: state.map("x", ttl=n)),
+        ("lock 'x': lease", lambda state, n: state.lock("x", lease=n)),
+        ("lock 'x': lease", lambda state, n: state.slots("x", 2, lease=n)),
+        ("idempotency 'x': lease", lambda state, n: state.idempotency("x", lease=n)),
+        ("idempotency 'x': ttl", lambda state, n: state.idempotency("x", ttl=n)),
+        ("session 'x': idle", lambda state, n: state.session("x", idle=n)),
+        ("session 'x': absolute", lambda state, n: state.session("x", absolute=n)),
+        ("cache 'x': ttl", lambda state, n: state.cache("x", ttl=n)),
+        ("cache 'x': lease", lambda state, n: state.cache("x", ttl=1, lease=n)),
+    ],
+)
+def test_no_duration(
+    state: State, name: str, make: Callable[[State, Any], Any], seconds: Any
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        make(state, seconds)
+    assert str(refusal.value).startswith(name)
+
+
+@pytest.mark.parametrize("wait", NO_WAITS)
+def test_a_wait_that_would_never_end_is_none(state: State, wait: Any) -> None:
+    with pytest.raises(ValueError, match="lock 'jobs': wait must"):
+        state.lock("jobs").acquire("a", wait=wait).__enter__()
+    with pytest.raises(ValueError, match="idempotency 'orders': wait must"):
+        state.idempotency("orders").claim("a", wait=wait).__enter__()
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_an_operation_needs_a_key(state: State, key: Any) -> None:
+    orders = state.idempotency("orders")
+    with pytest.raises(ValueError, match="idempotency 'orders': the key is"):
+        orders.claim(key).__enter__()
+    calls = orders.once(key=lambda: key)(lambda: "done")
+    with pytest.raises(ValueError, match="would be one and the same"):
+        calls()
+
+
+def test_a_fingerprint_is_text_and_an_outcome_is_kept_for_some_time(state: State) -> None:
+    orders = state.idempotency("orders")
+    with pytest.raises(TypeError, match="idempotency 'orders': a fingerprint must be a str"):
+        orders.claim("a", 7).__enter__()  # type: ignore[arg-type]
+    with orders.claim("a") as attempt:
+        for ttl in (-1, 0, math.nan):
+            with pytest.raises(ValueError, match="idempotency 'orders': ttl must"):
+                attempt.complete("placed", ttl=ttl)
+        attempt.complete("placed")
+    with orders.claim("a") as again:
+        assert again.outcome == "placed"
+
+
+def test_versions_tokens_and_pages_are_numbers(state: State) -> None:
+    prices = state.map("prices")
+    for fence in (0, -1, True, "7"):
+        with pytest.raises(ValueError, match="map 'prices': fence must be an int from 1 on"):
+            prices.set("pen", 1, fence=fence)  # type: ignore[arg-type]
+    for expect in (-1, 1.5):
+        with pytest.raises(ValueError, match="map 'prices': expect must be an int from 0 on"):
+            prices.set("pen", 1, expect=expect)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="map 'prices': expect"):
+            prices.delete("pen", expect=expect)  # type: ignore[arg-type]
+    for page in (0, -1):
+        with pytest.raises(ValueError, match="map 'prices': page must"):
+            list(prices.items(page=page))
+    assert prices.get("pen") is None
+
+
+def test_what_is_written_is_of_the_type(state: State) -> None:
+    ages = state.map("ages", type=int)
+    with pytest.raises(TypeError, match="map 'ages' holds <class 'int'>"):
+        ages.set("ada", "old")
+    with (
+        state.idempotency("orders", type=list[int]).claim("a") as attempt,
+    ):
+        with pytest.raises(TypeError, match="idempotency 'orders' holds"):
+            attempt.complete(["one"])
+        attempt.complete([1])
+    with pytest.raises(TypeError, match="map 'plain': a set"):
+        state.map("plain").set("a", {1, 2})
+
+
+def test_rates(state: State) -> None:
+    for rates, message in (
+        ("9" * 5_000 + "/minute", "character 1"),
+        (100, "rate limit 'api': rates must be"),
+        (["100/minute"], "rate limit 'api': rates must be"),
+        ("x/minute", "rate limit 'api', character 1"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            state.rate_limit("api", rates)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="a sliding log remembers each hit"):
+        state.rate_limit("api", "20000/hour", algorithm="sliding log")
+
+
+def test_a_refund_that_fails_does_not_hide_the_refusal(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, narrow = state.rate_limit("wide", "9/hour"), state.rate_limit("narrow", "1/hour")
+    assert narrow.hit("ada").allowed
+    execute = state.store.execute
+    seen: list[str] = []
+
+    def failing(command: Any) -> Any:
+        seen.append(command.key)
+        if "narrow" not in command.key and any("narrow" in key for key in seen):
+            raise StoreUnavailable("gone")
+        return execute(command)
+
+    monkeypatch.setattr(type(state.store), "execute", lambda _, command: failing(command))
+    decisions = hit_all((wide, "ada"), (narrow, "ada"))
+    assert [each.allowed for each in decisions] == [True, False]
+    assert len(seen) == 3
+
+
+def test_a_session_is_looked_for_by_a_text(state: State) -> None:
+    assert state.session().load(7) is None  # type: ignore[arg-type]
+
+
+# --- buffered counters
+
+
+def test_a_bounded_counter_is_not_buffered(state: State) -> None:
+    for bounds in ({"floor": 0}, {"ceiling": 9}):
+        with pytest.raises(ConfigurationError, match="counter 'views' has a floor or a ceiling"):
+            state.counter("views", **bounds).buffered()
+
+
+def test_a_bad_step_is_the_callers(state: State) -> None:
+    views = state.counter("views")
+    buffer = views.buffered(every=3600.0)
+    for step in (1.5, True, "1", MAX_INTEGER + 1):
+        with pytest.raises(ValueError, match="buffered counter 'views': a step must"):
+            buffer.increment("a", by=step)  # type: ignore[arg-type]
+    buffer.increment("a", by=MAX_INTEGER)
+    with pytest.raises(ValueError, match="all that has come"):
+        buffer.increment("a")
+    buffer.flush()
+    assert views.value("a") == MAX_INTEGER
+
+
+def test_a_key_that_cannot_be_counted_costs_the_others_nothing(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    views = state.counter("views")
+    buffer = views.buffered(every=3600.0)
+    state.store.execute(Put(state.store.prefix("counter", "views") + "sa", b"no counter"))
+    views.increment("full", by=MAX_INTEGER)
+    for key in ("a", "full", "b"):
+        buffer.increment(key)
+    buffer.flush()
+    assert views.value("b") == 1
+    assert caplog.text.count("is lost") == 2
+    with pytest.raises(LimitReached):
+        views.increment("full")
+
+
+def test_a_buffer_is_bounded(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffered, "MOST_KEYS", 2)
+    views = state.counter("views")
+    buffer = views.buffered(every=3600.0)
+    for key in ("a", "b", "a", "c"):
+        buffer.increment(key)
+    assert views.value("c") == 1
+    assert buffer.pending == 3
+    buffer.flush()
+    assert [views.value(key) for key in "abc"] == [2, 1, 1]
+    assert not [thread for thread in threading.enumerate() if not thread.is_alive()]
