@@ -169,18 +169,21 @@ class FaultProxy:
             if self._stopped in readable:
                 return
             client, _ = self._listener.accept()
-            if self._refusing:
-                _reset(client)
-                continue
             try:
                 server = socket.create_connection(self._upstream, timeout=10)
             except OSError:
                 _reset(client)
                 continue
             pair = _Pair(self, client, server)
+            # Looked at behind the lock of `cut`: no connection slips in between the two.
             with self._lock:
-                self._pairs.add(pair)
-            pair.thread.start()
+                refusing = self._refusing
+                if not refusing:
+                    self._pairs.add(pair)
+                    pair.thread.start()
+            if refusing:
+                server.close()
+                _reset(client)
 
     def begin(self) -> tuple[Fault | None, float]:
         """An exchange begins: count it, and tell how it is to fail."""

@@ -189,3 +189,27 @@ def test_the_proxy_refuses_and_allows_again(echo: int) -> None:
         with socket.create_connection((proxy.host, proxy.port)) as client:
             client.sendall(b"hello\n")
             assert client.recv(100)
+
+
+def test_the_proxy_refuses_what_is_just_connecting_too(
+    echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    starting, refusing = threading.Event(), threading.Event()
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name == "fault proxy pair":
+            starting.set()
+            refusing.wait(10)
+        start(thread)
+
+    with FaultProxy("127.0.0.1", echo) as proxy:
+        monkeypatch.setattr(threading.Thread, "start", slowly)
+        with socket.create_connection((proxy.host, proxy.port)) as client:
+            assert starting.wait(10)
+            threading.Timer(0.05, refusing.set).start()  # most likely while `refuse` is under way
+            proxy.refuse()
+            client.settimeout(10)
+            with suppress(ConnectionError):
+                assert client.recv(1) == b""
+        assert proxy.connections == 0

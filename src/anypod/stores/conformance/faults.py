@@ -271,8 +271,7 @@ def _fail(
     _run(store, c.Total(fresh("warm")), runner)
     proxy.inject(fault, delay=SHORT_DELAY)
     trial.judge(fault, _attempt(store, trial.command, runner), way)
-    usable = _attempt(store, c.Total(fresh("usable")), runner)
-    assert usable == 0, f"{trial.command!r} ({way}): {fault.value}: unusable afterwards: {usable!r}"
+    _wait_until_usable(store, runner, f"{trial.command!r} ({way}): {fault.value}")
 
 
 def _overdue(fault: Fault, crew: list[Store], truth: Store, proxy: FaultProxy) -> None:
@@ -306,11 +305,23 @@ def _overdue_together(
     _settle(proxy, runner)
     for trial, reply in zip(trials, replies, strict=True):
         trial.judge(fault, reply, "async", alone=False)
+    _wait_until_usable(store, runner, fault.value)
+
+
+def _wait_until_usable(store: Store, runner: asyncio.Runner | None, after: str) -> None:
+    """Failures may have made the store careful for a while, and a busy machine may be late to connect."""
     end = time.monotonic() + PATIENCE
     while (reply := _attempt(store, c.Total(fresh("usable")), runner)) != 0:
-        # So many failures at once may have made the store careful for a while.
-        assert time.monotonic() < end, f"{fault.value}: unusable afterwards: {reply!r}"
-        runner.run(asyncio.sleep(0.02))
+        assert time.monotonic() < end, f"{after}: unusable afterwards: {reply!r}"
+        _run_for(0.02, runner)
+
+
+def _run_for(seconds: float, runner: asyncio.Runner | None) -> None:
+    """Between two looks: a connection is closed by its own event loop."""
+    if runner is None:
+        time.sleep(seconds)
+    else:
+        runner.run(asyncio.sleep(seconds))
 
 
 def _settle(proxy: FaultProxy, runner: asyncio.Runner | None) -> None:
@@ -319,10 +330,7 @@ def _settle(proxy: FaultProxy, runner: asyncio.Runner | None) -> None:
     end = time.monotonic() + PATIENCE
     while proxy.late:
         assert time.monotonic() < end, "a late exchange never ended"
-        if runner is None:
-            time.sleep(0.005)
-        else:
-            runner.run(asyncio.sleep(0.005))  # a connection is closed by its own event loop
+        _run_for(0.005, runner)
 
 
 def _recover(store: Store, proxy: FaultProxy, runner: asyncio.Runner) -> None:
