@@ -36,6 +36,7 @@ MAY_KNOW = {
     "replicas": {"errors"},
     "prove": {"errors", "replicas"},
     "report": {"check", "errors", "prove", "replicas"},
+    "pytest_plugin": {"errors", "prove", "replicas"},
     "demo": LEAVES | {"primitives", "state", "web"},
     "cli": {"check", "demo", "errors", "prove", "replicas", "report", "state", "stores", "web"},
     "__init__": LEAVES | {"primitives", "state"},
@@ -54,6 +55,7 @@ MAY_TOUCH = {
     "replicas": {"waitress", "uvicorn", "sqlalchemy"},
     "prove": {"lxml", "uvicorn"},
     "report": {"rich"},
+    "pytest_plugin": {"pytest"},
     "demo": {"flask", "sqlalchemy", "werkzeug"},
 }
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from anypod.errors import ConfigurationError
-from anypod.prove.recording import Recording, Written
+from anypod.prove.recording import Recording
 from anypod.prove.recording_front import CannotListen, listen, record
 from anypod.replicas import Application, ReplicaError
 
@@ -100,22 +100,6 @@ def finish(recording: Recording, again: str, notes: tuple[str, ...] = ()) -> int
     if written.path is None:
         print("anypod prove: no request was recorded", file=sys.stderr)
         return 2
-    print(f"{written.path}: {told(written)}")
+    print(f"{written.path}: {written.told}")
     print(f"next: {again}")
     return 0
-
-
-def told(written: Written) -> str:
-    """What a recording holds, in words."""
-    parts = [
-        _count(written.requests, "request"),
-        _count(written.clients, "client"),
-        f"{_count(written.bound, 'value')} taken from answers",
-    ]
-    if written.secrets:
-        parts.append(f"{_count(written.secrets, 'secret')} kept beside it")
-    return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

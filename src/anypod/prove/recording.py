@@ -26,7 +26,7 @@ from anypod.prove.recording_body import Body, rewrite_body, rewrite_target
 from anypod.prove.recording_values import Place, Secrets, Values
 from anypod.prove.workload_read import ENVIRONMENT, METHODS, PRIVATE
 
-__all__ = ["Pending", "Recording", "Written"]
+__all__ = ["Pending", "Recording", "Written", "is_asset"]
 
 MOST = 2000  # requests; a longer recording would take hours to prove
 _ASSET = re.compile(
@@ -94,6 +94,18 @@ class Written:
     secrets: int
     notes: tuple[str, ...]
 
+    @property
+    def told(self) -> str:
+        """What it holds, in words."""
+        parts = [
+            _count(self.requests, "request"),
+            _count(self.clients, "client"),
+            f"{_count(self.bound, 'value')} taken from answers",
+        ]
+        if self.secrets:
+            parts.append(f"{_count(self.secrets, 'secret')} kept beside it")
+        return ", ".join(parts)
+
 
 @dataclass(slots=True)
 class Recording:
@@ -122,9 +134,9 @@ class Recording:
     def __len__(self) -> int:
         return sum(line.status is not None for line in self._lines)
 
-    def leave_out(self, why: str) -> None:
-        """Count something that was seen and cannot be in a workload."""
-        self._left_out[why] += 1
+    def leave_out(self, why: str, number: int = 1) -> None:
+        """Count what was seen and cannot be in a workload."""
+        self._left_out[why] += number
 
     def add(self, request: Request, response: Response, *, client: str | None = None) -> None:
         """Add an exchange whose answer is known already; see `begin` and `end`."""
@@ -132,12 +144,19 @@ class Recording:
         if pending is not None:
             self.end(pending, response)
 
-    def begin(self, request: Request, *, client: str | None = None) -> Pending | None:
+    def begin(
+        self,
+        request: Request,
+        *,
+        client: str | None = None,
+        more: tuple[tuple[str, str], ...] = (),
+    ) -> Pending | None:
         """Note a request, in the order in which requests are to be sent.
 
         Args:
             request: as it was sent, its Cookie header included.
             client: who sent it, if that is known; else it is told from the cookies.
+            more: headers to write as they are, which were not sent and a server needs.
 
         Returns:
             What to end it with; None when it cannot be in a workload.
@@ -161,6 +180,7 @@ class Recording:
             self._last.remove(name)
         self._last.append(name)
         line = self._line(request, name, own)
+        line.headers += more
         self._lines.append(line)
         cookies = "; ".join(f"{name}={value}" for name, value in {**known, **own}.items())
         return Pending(cookies, line, request, jar)
@@ -168,11 +188,13 @@ class Recording:
     def end(self, pending: Pending, response: Response) -> None:
         """Note the answer to a request."""
         line, request = pending._line, pending._request  # noqa: SLF001  # the two are one idea
-        if _is_asset(request, response):
+        if is_asset(request, response):
             self.leave_out("files (styles, scripts, images)")
             self._lines.remove(line)
             return
         line.status = response.status
+        if line.status == 304 and not any(n.lower().startswith("if-") for n, _ in line.headers):
+            line.status = 200  # the browser asked whether its copy was good; the workload does not
         pending._client.take(request, response)  # noqa: SLF001  # as above
         for name, value in response.headers:
             if name == "set-cookie":
@@ -283,6 +305,10 @@ class Recording:
         return text
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _client_name(client: str, clients: list[str]) -> str:
     return client if re.fullmatch(r"client\d+", client) else f"client{clients.index(client) + 1}"
 
@@ -301,7 +327,7 @@ def _header(request: Request, name: str) -> str:
     return next((v.lower() for n, v in request.headers if n.lower() == name), "")
 
 
-def _is_asset(request: Request, response: Response) -> bool:
+def is_asset(request: Request, response: Response) -> bool:
     """Whether a request only fetches a file that pages are made of."""
     if request.method not in {"GET", "HEAD"}:
         return False

@@ -24,6 +24,7 @@ __all__ = ["Place", "Producer", "Secrets", "Values", "leaves"]
 MOST_BODY = 1 << 20  # bytes of an answer that is searched for values
 MOST_LEAVES = 5000  # of one answer
 MOST_SOURCES = 8  # of one value
+MOST_VALUES = 100_000  # of a recording: some 50 MB
 _IDENTIFIERS = frozenset({
     "id", "ids", "uuid", "guid", "pk", "key", "token", "slug", "ref", "reference", "number", "no", "code",
     "csrf", "xsrf", "nonce", "cursor", "etag", "version", "ticket", "handle",
@@ -129,6 +130,8 @@ class Values:
         if not value or value in self._chosen or len(value) > 4096 or "}}" in path:
             return
         if not (_is_strong(value) or _is_weak(value)):
+            return
+        if len(self._sources) >= MOST_VALUES and value not in self._sources:
             return
         known = self._sources.setdefault(value, [])
         if len(known) < MOST_SOURCES:
