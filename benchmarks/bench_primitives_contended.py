@@ -33,6 +33,18 @@ def anypod_lock(url: str) -> Acquire:
     return lambda: lock.acquire("x")
 
 
+def three_holds(url: str) -> Acquire:  # nobody is asked
+    """No lock: what a fair one with no cost at all makes a process wait, the holds of the three others."""
+
+    @contextmanager
+    def wait() -> Iterator[None]:
+        for _ in range(PROCESSES - 1):
+            time.sleep(HOLD)
+        yield
+
+    return wait
+
+
 def redis_py(url: str) -> Acquire:
     client = redis.Redis.from_url(url)
     return lambda: client.lock("contended", timeout=LEASE)
@@ -119,7 +131,11 @@ def contests() -> Iterator[Contest]:
         yield Contest(
             "longest wait for a contended lock",
             longest(anypod_lock),
-            {"python-redis-lock": longest(python_redis_lock), "redis-py Lock": longest(redis_py)},
+            {
+                "python-redis-lock": longest(python_redis_lock),
+                "redis-py Lock": longest(redis_py),
+                "no lock: three holds": longest(three_holds),
+            },
             {"python-redis-lock": Faster(8.0), "redis-py Lock": Faster(100.0)},
         )
         yield Contest(

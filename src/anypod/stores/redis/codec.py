@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
 
-from msgspec import Raw, Struct, msgpack
+from msgspec import Struct, msgpack
 
 from anypod.commands import (
     Abandon,
@@ -211,47 +212,62 @@ def _inspected(reply: Any) -> Claimed | None:
     return None if reply is None else _claimed(reply)
 
 
-# The fields of a document leave the server as it keeps them: a map of what MessagePack calls strings, which
-# hold any bytes here. A string is its length, in 1, 2, 3 or 5 bytes by the first of them, and its bytes.
-_map_of: Final = msgpack.Decoder(dict[str, Raw]).decode
-_LENGTHS: Final = {**dict.fromkeys(range(0xA0, 0xC0), 1), 0xD9: 2, 0xDA: 3, 0xDB: 5}
-
-
-def _fields(stored: bytes) -> dict[str, bytes]:
-    if stored == b"\x90":  # Lua's empty table is a list
-        return {}
-    found = _map_of(stored).items()
-    return {name: (value := bytes(raw))[_LENGTHS[value[0]] :] for name, raw in found}
+# The fields of a document are MessagePack on the server too, which joins them and takes them apart by name.
+_fields_of: Final = msgpack.Decoder(dict[str, bytes]).decode
+_entries_of: Final = msgpack.Encoder().encode
+_MAP_HEADS: Final = {
+    0xDE: 3,
+    0xDF: 5,
+}  # bytes before a map's first entry; those of a small one are 1
+_measures_of: Final = struct.Struct(">dd").unpack_from
 
 
 def _document(reply: Any) -> Document | None:
     if reply is None:
         return None
-    version, left, stored = reply
-    return Document(_fields(stored), version, None if left is None else left / 1e6)
+    version, left = _measures_of(reply)
+    fields = _fields_of(memoryview(reply)[16:])
+    return Document(fields, int(version), None if left == math.inf else left / 1e6)
 
 
 _PATCH: Final = Script("patch_document")
 
 
 @lru_cache(maxsize=1024)
-def _patch_terms(offset: int, existence: int, idle: float | None, absolute: float | None) -> bytes:
-    return b"".join(map(bulk, (offset, existence, micros(idle), micros(absolute))))
+def _patch_terms(
+    offset: int, existence: int, idle: float | None, absolute: float | None, drops: int
+) -> tuple[bytes, bytes]:
+    terms = (offset, existence, micros(idle), micros(absolute))
+    return _PATCH.head(1, 6 + drops), b"".join(map(bulk, terms))
 
 
 def _encode_patch(command: PatchDocument, offset: int) -> bytes:
-    existence = _EXISTENCES.index(command.existence)
-    parts = [bulk(len(command.drop)), *map(bulk, command.drop)]
-    for name, value in command.put.items():
-        parts.append(bulk(name.encode()))  # strictly: half a character could not be read back
-        parts.append(bulk(value))
-    head = _PATCH.head(1, 4 + len(parts))
-    terms = _patch_terms(offset, existence, command.idle, command.absolute)
-    return b"".join((head, bulk(command.key), terms, *parts))
+    put, drop = command.put, command.drop
+    existence = (
+        1 if command.existence is Existence.EXISTING else _EXISTENCES.index(command.existence)
+    )
+    head, terms = _patch_terms(offset, existence, command.idle, command.absolute, len(drop))
+    key = command.key.encode()
+    entries = _entries_of(put)
+    entries = entries[_MAP_HEADS.get(entries[0], 1) :]
+    number = b"%d" % len(put)
+    return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
+        head,
+        len(key),
+        key,
+        terms,
+        len(number),
+        number,
+        len(entries),
+        entries,
+        b"".join(map(bulk, drop)),
+    )
 
 
 def _patched(reply: Any) -> Patched:
-    return Patched(_PATCH_OUTCOMES[reply[0]], reply[1])
+    if type(reply) is int:
+        return Patched(PatchOutcome.PATCHED, reply)
+    return Patched(_PATCH_OUTCOMES[reply[0]])
 
 
 def _cache_reply(reply: Any) -> CacheReply:

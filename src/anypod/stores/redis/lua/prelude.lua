@@ -40,7 +40,7 @@ local function load(place, wanted)
   if wanted then
     expect(record[1], wanted)
   end
-  return record, record[1], at, body
+  return record, record[1], at < 0 and #body or at, body  -- -1 says that nothing follows
 end
 
 local function save(place, record, behind)
