@@ -12,7 +12,11 @@ out to lead nowhere. What was tried is remembered by what is done and the state 
 Invariants:
     - a history that is linearizable is never called violated, whatever the model leaves open;
     - an operation whose outcome is unknown may take place at any later moment or never. It is tried only
-      after those that are known, and of several equal ones only the first;
+      after those that are known, and of several equal ones only the first. Where it is placed, it took
+      place before the first return of what is not placed yet, or it would come after that;
+    - a state in which a known operation cannot come any more, now or later, is left at once. Otherwise all
+      orders of what is concurrent with it would be tried, and all that is unknown at each place;
+    - a state that was tried is not tried again with fewer unknown operations left;
     - one that is revocable takes place as it was replied, or never;
     - a search that passes its bound answers `UNDECIDED`, never a guess.
 """
@@ -20,27 +24,38 @@ Invariants:
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tests.histories.history import UNKNOWN, Operation
 
+LOOK_AHEAD: Final = 24  # known operations that are asked whether they can still come
 LOOK_AT_CLOCK: Final = 512  # steps between two looks
 
 
-class Model(Protocol):
+class Model(ABC):
     """What one key does when nothing is concurrent. States are immutable and hashable."""
 
+    @abstractmethod
     def initial(self) -> Any:
         """The state of a key that was never written."""
 
+    @abstractmethod
     def steps(self, state: Any, operation: Operation) -> Iterable[Any]:
         """The states that the operation, with its reply, may lead to from here; none if it cannot be.
 
         There may be several where the model leaves something open (a lease that may have run out).
         """
+
+    def hopeless(self, state: Any, operation: Operation, before: Iterable[Operation]) -> bool:
+        """Whether the operation, with its reply, cannot come any more, whatever of `before` comes first.
+
+        `before` are the other operations that are not placed yet and may come first; False is always right.
+        """
+        return False
 
 
 class Verdict(Enum):
@@ -133,6 +148,7 @@ class _Search:
         self.alike = [repr((operation.command, operation.reply)) for operation in self.pending]
         self.idle = [operation.idle for operation in self.known]
         self.model = model
+        self.bounded: dict[tuple[int, int], Operation] = {}
         self.head = _events(self.known)
         self.placed: list[_Event | int] = []  # the event of a known call, or the index of a pending
         self.taken = 0  # pending operations that are placed, as bits
@@ -141,6 +157,8 @@ class _Search:
 
     def moves(self, state: Any) -> Iterator[tuple[_Event | int, Any]]:
         """What may come next. The list is the same again whenever this goes on."""
+        if self.hopeless(state):
+            return
         found: list[tuple[_Event | int, Any]] = []
         event = self.head.after
         while event is not None and event.matching is not None:
@@ -162,9 +180,44 @@ class _Search:
             if self.taken >> index & 1 or alike in tried:
                 continue
             tried.add(alike)
-            for after in self.model.steps(state, operation):
+            for after in self.model.steps(state, self.by(horizon, index)):
                 if after != state:
                     yield index, after
+
+    def by(self, horizon: int, index: int) -> Operation:
+        """A pending operation that took place before this return."""
+        found = self.bounded.get((horizon, index))
+        if found is None:
+            operation = self.pending[index]
+            returned = min(horizon, operation.returned or horizon)
+            found = self.bounded[horizon, index] = replace(operation, returned=returned)
+        return found
+
+    def hopeless(self, state: Any) -> bool:
+        """Whether one of the next known operations cannot come any more."""
+        event, left = self.head.after, LOOK_AHEAD
+        while event is not None and left:
+            if event.matching is not None:
+                left -= 1
+                if self.model.hopeless(state, event.operation, self.before(event)):
+                    return True
+            event = event.after
+        return False
+
+    def before(self, waiting: _Event) -> Iterator[Operation]:
+        """What else may come before this call's return."""
+        end = waiting.matching
+        assert end is not None
+        event = self.head.after
+        while event is not None and event is not end:
+            if event.matching is not None and event is not waiting:
+                yield event.operation
+            event = event.after
+        for index, operation in enumerate(self.pending):
+            if operation.called > end.at:
+                return
+            if not self.taken >> index & 1:
+                yield operation
 
     def place(self, move: _Event | int) -> None:
         self.placed.append(move)
@@ -208,7 +261,7 @@ class _Search:
     def run(self, seconds: float) -> Result:
         end = time.monotonic() + seconds
         state = self.model.initial()
-        tried = {(0, 0, state)}
+        tried: dict[tuple[int, Any], list[int]] = {(0, state): [0]}
         longest: tuple[int, tuple[Operation, ...], tuple[Operation, ...], Any] = (-1, (), (), state)
         stack = [(self.moves(state), state)]
         while self.head.after is not None:
@@ -216,11 +269,11 @@ class _Search:
             if move is not None:
                 self.steps += 1
                 self.place(move)
-                here = (self.done, self.taken, after)
-                if here in tried:
+                before = tried.setdefault((self.done, after), [])
+                if any(not taken & ~self.taken for taken in before):
                     self.take_back()
                 else:
-                    tried.add(here)
+                    before.append(self.taken)
                     stack.append((self.moves(after), after))
                 if self.steps % LOOK_AT_CLOCK == 0 and time.monotonic() > end:
                     return Result(Verdict.UNDECIDED, *longest[1:], self.steps)

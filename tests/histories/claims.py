@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from tests.histories.checker import Model
 from tests.histories.history import UNKNOWN, Operation
 from tests.histories.leases import Span, moment_of, span_of
 from tests.histories.values import grows
@@ -31,7 +32,7 @@ class Record(NamedTuple):
     claim: Claiming | None
 
 
-class ClaimModel:
+class ClaimModel(Model):
     """`Claim`, `Renew`, `Complete`, `Abandon`. Claims that are forgotten are not modelled."""
 
     def initial(self) -> Record:

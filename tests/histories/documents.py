@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tests.histories.checker import Model
 from tests.histories.history import UNKNOWN, Operation
 from tests.histories.values import grows
 
@@ -27,7 +28,7 @@ class Document(NamedTuple):
     least: int
 
 
-class DocumentModel:
+class DocumentModel(Model):
     """`ReadDocument`, `PatchDocument`, `EndDocument`. Documents that run out are not modelled."""
 
     def initial(self) -> Document:

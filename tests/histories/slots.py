@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
+from tests.histories.checker import Model
 from tests.histories.history import NEVER, UNKNOWN, Operation
 from tests.histories.leases import ROUNDING, Span, micros, moment_of, span_of
 from tests.histories.values import grows
@@ -72,7 +73,7 @@ class Count(NamedTuple):
         return Count(sum(not until.may_be_over(now) for until in living), len(living))
 
 
-class SlotsModel:
+class SlotsModel(Model):
     """`Acquire`, `Renew`, `Release`, `Withdraw`."""
 
     def initial(self) -> Slots:
@@ -91,6 +92,54 @@ class SlotsModel:
             return _renew(state, command, operation)
         assert isinstance(command, Withdraw)
         return _withdraw(state, command, operation)
+
+    def hopeless(self, state: Slots, operation: Operation, before: Iterable[Operation]) -> bool:
+        command, reply = operation.command, operation.reply
+        if operation.latest < state.since:
+            return True
+        if isinstance(command, Acquire):
+            if reply.token is not None:
+                return _gone(state, reply.token)
+            return reply.position > 0 and _misplaced(state, operation, before)
+        return (
+            reply is True and isinstance(command, Release | Renew) and _gone(state, command.token)
+        )
+
+
+def _gone(state: Slots, token: int) -> bool:
+    """Whether nobody has the token and nobody can get it any more: tokens grow."""
+    return token <= state.last and not any(each.is_(token) for each in state.holders)
+
+
+def _misplaced(state: Slots, operation: Operation, before: Iterable[Operation]) -> bool:
+    """Whether the place that a refusal tells cannot be the waiter's any more.
+
+    A place in the queue only moves up, unless it is lost and taken anew, at the end. Whoever cannot lose
+    it stays ahead of all that come later.
+    """
+    told, waiter = operation.reply.position - 1, operation.command.waiter
+    names = [each.waiter for each in state.queue]
+    place = names.index(waiter) if waiter in names else len(names)
+    if place == told or (place < told and place == len(names)):
+        return False
+    others = list(before)
+    end = max(each.latest for each in (operation, *others) if each.returned is not None)
+    leaving = {each.command.waiter for each in others if _may_leave(each, end)}
+    staying = [
+        each.until.soon > end and not each.doubtful and each.waiter not in leaving
+        for each in state.queue
+    ]
+    return staying[place] if place < told else sum(staying[:place]) > told
+
+
+def _may_leave(operation: Operation, end: int) -> bool:
+    """Whether this names a waiter that may have no place in the queue after it, at a moment until the end."""
+    command, reply = operation.command, operation.reply
+    if isinstance(command, Acquire):
+        if reply is UNKNOWN or reply.token is not None:
+            return True
+        return command.patience > 0 and operation.earliest + micros(command.patience) <= end
+    return isinstance(command, Withdraw)
 
 
 def _begun(state: Slots, now: Span) -> Slots:

@@ -115,11 +115,11 @@ def model_of(kind: str) -> Model:
     return MODELS[KINDS.get(kind, kind)]
 
 
-def history(kind: str, seed: int) -> list[Operation]:
+def history(kind: str, chance: random.Random, length: int) -> list[Operation]:
     """A run of the specification. Commands come at half seconds; no lease or window ends at one."""
-    chance, table, known = random.Random(f"{kind} {seed}"), Records(), Known()
+    table, known = Records(), Known()
     now, operations = 1_000 * SECOND + SECOND // 2, []
-    for _ in range(LENGTH if kind != "session" else 12):
+    for _ in range(length):
         now += chance.choice((0, 0, 1, 2, 4)) * SECOND + 10
         command = DRAWS[kind](chance, known)
         table.now = now
@@ -129,6 +129,10 @@ def history(kind: str, seed: int) -> list[Operation]:
     return operations
 
 
+def long_history(kind: str, seed: int) -> list[Operation]:
+    return history(kind, random.Random(f"{kind} {seed}"), LENGTH if kind != "session" else 12)
+
+
 EACH = pytest.mark.parametrize(
     ("kind", "seed"), [(kind, seed) for kind in DRAWS for seed in range(12)]
 )
@@ -136,7 +140,7 @@ EACH = pytest.mark.parametrize(
 
 @EACH
 def test_a_run_is_admitted(kind: str, seed: int) -> None:
-    operations = history(kind, seed)
+    operations = long_history(kind, seed)
     result = check(model_of(kind), operations)
     assert result.verdict is Verdict.LINEARIZABLE, str(result)
     assert list(result.order) == operations
@@ -146,7 +150,7 @@ def test_a_run_is_admitted(kind: str, seed: int) -> None:
 def test_it_stays_admitted_when_calls_overlap_and_replies_are_lost(kind: str, seed: int) -> None:
     chance = random.Random(f"overlap {kind} {seed}")
     blurred = []
-    for each in history(kind, seed):
+    for each in long_history(kind, seed):
         assert each.returned is not None
         called = each.called - chance.choice((0, SECOND, 3 * SECOND))
         returned = each.returned + chance.choice((0, SECOND, 3 * SECOND))
@@ -158,10 +162,10 @@ def test_it_stays_admitted_when_calls_overlap_and_replies_are_lost(kind: str, se
 
 @EACH
 def test_another_reply_is_a_violation(kind: str, seed: int) -> None:
-    operations = history(kind, seed)
+    operations = long_history(kind, seed)
     tried = 0
     for place, each in enumerate(operations):
-        for wrong in _others(each.reply):
+        for wrong in others(each.reply):
             told = Operation("t", each.command, wrong, each.called, each.returned)
             changed = [*operations[:place], told, *operations[place + 1 :]]
             result = check(model_of(kind), changed)
@@ -170,7 +174,7 @@ def test_another_reply_is_a_violation(kind: str, seed: int) -> None:
     assert tried >= len(operations)
 
 
-def _others(reply: Any) -> Iterator[Any]:
+def others(reply: Any) -> Iterator[Any]:
     """Replies that differ in what they claim to have happened."""
     yield from OTHERS[type(reply)](reply)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from tests.histories.checker import Model
 from tests.histories.history import UNKNOWN, Operation
 
 from anypod.commands import Add, Added, AddOutcome, Get, Put, Total, Versioned
@@ -30,7 +31,7 @@ class Counter(NamedTuple):
     window: Window | None = None
 
 
-class CounterModel:
+class CounterModel(Model):
     """`Add` and `Total`, also of counters that begin again in each window. Others do not run out here."""
 
     def initial(self) -> Counter:
@@ -96,7 +97,7 @@ class Value(NamedTuple):
     fence: int
 
 
-class MapModel:
+class MapModel(Model):
     """`Get` and `Put`. Values that run out are not modelled."""
 
     def initial(self) -> Value:
@@ -151,7 +152,8 @@ def _written(state: Value, command: Put, operation: Operation) -> Iterable[Value
         yield Value(command.value, 0, max(last + 1, operation.earliest), fence)
         return
     current = reply.current
-    if current.value == command.value and grows(current.version, last, operation):
+    told = current is not None and current.value == command.value
+    if told and grows(current.version, last, operation):
         yield Value(command.value, current.version, current.version, fence)
 
 
