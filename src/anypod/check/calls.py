@@ -283,6 +283,11 @@ class Resolver(Names):
             return (("Y", self.all_of(tuple(a for a in arguments if a[0] != "*"), frame)),)
         if dotted in ELEMENT_OF and arguments:
             return union(*(self.element(o) for o in self.resolve(arguments[0], frame)))
+        if dotted == "werkzeug.local.LocalProxy" and arguments:
+            # It is asked anew, in each request, for what it stands for.
+            given = self.resolve(arguments[0], frame)
+            found = union(*(self.apply(o, (), startup=False) for o in given if o[0] == "F"))
+            return (*found, ("J", dotted))
         if dotted in SAME and len(arguments) > SAME[dotted]:
             return self.resolve(arguments[SAME[dotted]], frame)
         if dotted == "builtins.getattr" and len(arguments) > 1:

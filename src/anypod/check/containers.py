@@ -72,7 +72,6 @@ SAME = {
     "asyncio.create_task": 0,
     "builtins.aiter": 0,
     "contextlib.closing": 0,
-    "werkzeug.local.LocalProxy": 0,
 }
 
 # Methods that change a container.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
+from anypod.check.calls import Resolver
 from anypod.check.facts import ARGS, CALL_LINE, CALLEE, KWARGS, Function, Value
 from anypod.check.frames import Frame
 from anypod.check.origins import frame_loads
@@ -39,7 +40,11 @@ def stale_memos(analysis: Analysis) -> Iterator[Memo]:
     seen: set[tuple[str, str]] = set()
     for frame in analysis.parents:
         function = frame.function
-        if not function.decorators or function.key in seen or _is_short_lived(frame):
+        if (
+            not function.decorators
+            or function.key in seen
+            or _is_short_lived(analysis.resolver, frame)
+        ):
             continue
         line = _memoized(analysis, function)
         if line and frame_loads(analysis, frame):
@@ -47,11 +52,11 @@ def stale_memos(analysis: Analysis) -> Iterator[Memo]:
             yield Memo(function, frame, line)
 
 
-def _is_short_lived(frame: Frame) -> bool:
+def _is_short_lived(resolver: Resolver, frame: Frame) -> bool:
     """Whether what is kept goes with the call that made the function, or with the object that it was asked of."""
     if frame.outer is not None and not frame.outer.startup:
         return True
-    receiver = frame.bound(0) if frame.function.cls else ()
+    receiver = resolver.parameter(frame, 0) if frame.function.cls and frame.function.params else ()
     return bool(receiver) and all(one[0] == "I" for one in receiver)
 
 
