@@ -31,6 +31,7 @@ examples:
   anypod prove shop:app --record       click through it at http://localhost:8000, then Ctrl-C
   anypod prove shop:app --last         prove what was recorded
   anypod prove shop:app --workload shop.http
+  anypod prove shop:app --workload shop.har    what a browser's network panel exported
   anypod prove 'shop:create_app()' --workload shop.http --replicas 2 --budget 30s
   anypod prove --command 'gunicorn -b 127.0.0.1:$PORT shop:app' --workload shop.http
   anypod prove --url http://localhost:8001 --url http://localhost:8002 --workload shop.http
@@ -102,7 +103,12 @@ def parser() -> argparse.ArgumentParser:
     )
     service.add(made)
     source = made.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workload", metavar="FILE", type=Path, help="requests in .http format")
+    source.add_argument(
+        "--workload",
+        metavar="FILE",
+        type=Path,
+        help="requests: a .http file, or a .har that a browser exported",
+    )
     source.add_argument(
         "--record",
         metavar="FILE",
@@ -118,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
         "--replay",
         metavar="FILE",
         help="play the differences again that --json FILE saved; FILE#2: only the second",
+    )
+    made.add_argument(
+        "--origin",
+        metavar="URL",
+        default="",
+        help="the service in a .har (default: the origin with the most requests)",
     )
     made.add_argument(
         "--port", metavar="N", type=port, help="where --record listens (default 8000 or the next)"
@@ -226,9 +238,11 @@ def main(argv: Sequence[str]) -> int:
             workload, saved = replaying.read(arguments.replay)
             arguments.workload = workload.path
         else:
+            if arguments.workload.suffix.lower() == ".har":
+                arguments.workload = recording.from_har(arguments.workload, arguments.origin)
             workload = load(arguments.workload)
         accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()
-    except (WorkloadError, AnypodError) as wrong:
+    except (WorkloadError, AnypodError, OSError) as wrong:
         return _refused(str(wrong), arguments)
     options = Options(
         replicas=len(application.urls) or arguments.replicas,

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from anypod.errors import ConfigurationError
+from anypod.prove import har
 from anypod.prove.recording import Recording
 from anypod.prove.recording_front import CannotListen, listen, record
+from anypod.prove.workload import WorkloadError
 from anypod.replicas import Application, ReplicaError
 
 FOLDER = Path(".anypod")  # ours, in the project; it hides itself from version control
@@ -34,9 +36,36 @@ def last() -> Path:
 
 def remember(path: Path) -> None:
     """Let `--last` mean this workload."""
+    _make_folder()
+    _LAST.write_text(f"{path}\n")
+
+
+def from_har(path: Path, origin: str) -> Path:
+    """The workload that a HAR makes, in a file of ours.
+
+    Args:
+        path: of the HAR.
+        origin: the service in it; empty takes the one with the most requests.
+
+    Raises:
+        WorkloadError: it is no HAR, or has nothing for a workload.
+        OSError: the workload cannot be written.
+    """
+    _make_folder()
+    recording = Recording(FOLDER / f"{path.stem}.http", f"Made of {path.name}.")
+    notes = har.read(path, recording, origin=origin)
+    written = recording.write()
+    for note in (*notes, *written.notes):
+        print(f"note  {note}", file=sys.stderr)
+    if written.path is None:
+        raise WorkloadError(path, None, "expected a request for a workload, got none")
+    print(f"{written.path}: {written.told}", file=sys.stderr)
+    return written.path
+
+
+def _make_folder() -> None:
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / ".gitignore").write_text("*\n")
-    _LAST.write_text(f"{path}\n")
 
 
 def run(
