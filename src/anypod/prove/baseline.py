@@ -9,7 +9,7 @@ process. A workload whose answers on one replica are errors or missing cannot be
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from anypod.prove.compare import Difference, Noise, ResetIncomplete
@@ -17,7 +17,7 @@ from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Played, play
 from anypod.prove.schedules import Kind, Schedule, one_replica
 from anypod.prove.workload import Workload
-from anypod.replicas import World
+from anypod.replicas import State, World
 
 APART = 1.1
 
@@ -34,7 +34,7 @@ class Baseline:
         trace: of run A.
         other: of run B, under another process identity.
         noise: what to rename, and what depends on the process.
-        changing: steps that change process-local state.
+        touched: the process-local states that a step changes, by step.
         seconds_per_request: as measured.
         failing: steps that answer with a 5xx on one replica too.
         escapes: writes outside the copies and hosts reached for.
@@ -44,11 +44,16 @@ class Baseline:
     trace: Trace
     other: Trace
     noise: Noise
-    changing: frozenset[int]
+    touched: Mapping[int, frozenset[State]]
     seconds_per_request: float
     failing: tuple[int, ...]
     escapes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def changing(self) -> frozenset[int]:
+        """Steps that change process-local state."""
+        return frozenset(self.touched)
 
     @property
     def identity(self) -> tuple[Difference, ...]:
@@ -99,17 +104,23 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
         trace=first.trace,
         other=other.trace,
         noise=noise,
-        changing=frozenset(
-            e.step.index
-            for played in (first, other, second)
-            for e in played.trace.exchanges
-            if e.changes
-        ),
+        touched=_touched((first, other, second)),
         seconds_per_request=(ended - started) / max(1, len(workload.steps)),
         failing=failing,
         escapes=tuple(dict.fromkeys((*first.escapes, *other.escapes, *second.escapes))),
         warnings=tuple(_warnings(workload, first, failing)),
     )
+
+
+def _touched(runs: Iterable[Played]) -> dict[int, frozenset[State]]:
+    touched: dict[int, frozenset[State]] = {}
+    for played in runs:
+        for exchange in played.trace.exchanges:
+            if exchange.changes:
+                states = {change.state for change in exchange.changes}
+                step = exchange.step.index
+                touched[step] = touched.get(step, frozenset()) | states
+    return touched
 
 
 def _warnings(workload: Workload, played: Played, failing: tuple[int, ...]) -> Iterator[str]:

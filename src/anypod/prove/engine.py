@@ -8,7 +8,6 @@ The calling thread takes every decision; worlds only play and compare.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,10 +31,11 @@ from anypod.prove.events import (
     Warned,
     nobody,
 )
-from anypod.prove.explain import Explanation, Suspect
+from anypod.prove.explain import Explanation
 from anypod.prove.findings import Findings
 from anypod.prove.fleet import Deadline, Fleet, Importing, cores, shares_a_store
 from anypod.prove.guesses import Nearness
+from anypod.prove.inquiry import Inquiry
 from anypod.prove.options import Options
 from anypod.prove.overlap import pairings
 from anypod.prove.plan import Plan, Run
@@ -57,7 +57,6 @@ from anypod.replicas import Application, Elsewhere, ReplicaError, World
 
 __all__ = ["Options", "prove"]
 
-ATTEMPTS = 3  # to explain one route under one kind of schedule
 MOST_WORLDS = 4
 GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
 REMOTE = "reached for "
@@ -109,11 +108,6 @@ class _Proof:
     partial: bool = False
     inconclusive: bool = False
     _deadlines: list[Deadline] = field(default_factory=list)
-    _attempts: Counter[tuple[Kind, str]] = field(default_factory=Counter)
-    _explained: set[tuple[Kind, str]] = field(default_factory=set)
-    _accepted: set[tuple[Kind, str, str]] = field(default_factory=set)
-    _explaining: set[str] = field(default_factory=set)
-    _postponed: dict[str, list[Suspect]] = field(default_factory=dict)
     _at_random: Iterator[Run] = field(init=False)
     findings: Findings = field(init=False)
 
@@ -221,13 +215,16 @@ class _Proof:
             fleet.add(trial.overlap(pairing), urgency=8 + 2 * number)
         if trial.baseline.identity:
             fleet.add(trial.identity(), urgency=1)
+        inquiry = Inquiry(
+            self.workload, lambda suspect: fleet.add(trial.explain(suspect), urgency=-1)
+        )
         self._go_on(fleet, trial, self._size())
         for result in fleet.results():
             match result:
                 case Ran():
-                    self._ran(fleet, trial, result)
+                    self._ran(fleet, trial, inquiry, result)
                 case Explained():
-                    self._explained_one(fleet, trial, result)
+                    self._explained_one(trial, inquiry, result)
                 case Retried():
                     self._retried(plan, result)
                 case Repeated():
@@ -237,10 +234,11 @@ class _Proof:
                 case Overlapped():
                     self._overlapped(result)
             self._progress(plan, result)
+        self.left_out += [f"still more causes at {name}" for name in inquiry.unlooked()]
 
     # --- what follows from a result
 
-    def _ran(self, fleet: Fleet[Result], trial: Trial, ran: Ran) -> None:
+    def _ran(self, fleet: Fleet[Result], trial: Trial, inquiry: Inquiry, ran: Ran) -> None:
         kind = ran.run.schedule.kind
         if kind is Kind.RANDOM:
             if not ran.played:
@@ -255,59 +253,38 @@ class _Proof:
         self.done.triples += ran.run.triples
         self._note_escapes(ran.escapes)
         for suspect in ran.suspects:
-            self._suspect(fleet, trial, suspect)
+            inquiry.add(suspect)
 
     def _go_on(self, fleet: Fleet[Result], trial: Trial, number: int) -> None:
         """Play some more schedules at random, if they are asked for, once the plan is played."""
         for run in islice(self._at_random, number):
             fleet.add(trial.run(run), urgency=run.urgency)
 
-    def _suspect(self, fleet: Fleet[Result], trial: Trial, suspect: Suspect) -> None:
-        """Look into a suspect, unless its like is explained or being looked into."""
-        key = self._key(suspect)
-        if key[0] in {Kind.DEPLOY, Kind.RANDOM} and any(
-            d.seen_at == key[1] for d in self.findings.divergences
-        ):
-            return  # what another schedule showed needs no deploy and no luck
-        if key in self._explained or self._attempts[key] >= ATTEMPTS:
-            return
-        if (*key, suspect.difference.where) in self._accepted:
-            return
-        if key[1] in self._explaining:
-            waiting = self._postponed.setdefault(key[1], [])
-            if sum(self._key(other) == key for other in waiting) < ATTEMPTS:
-                waiting.append(suspect)
-            return
-        self._attempts[key] += 1
-        self._explaining.add(key[1])
-        fleet.add(trial.explain(suspect), urgency=-1)
-
-    def _explained_one(self, fleet: Fleet[Result], trial: Trial, result: Explained) -> None:
-        key = self._key(result.suspect)
-        self._explaining.discard(key[1])
+    def _explained_one(self, trial: Trial, inquiry: Inquiry, result: Explained) -> None:
+        suspect, explanation = result.suspect, result.explanation
+        kind, name = inquiry.key(suspect)
         if not result.finished:
+            if suspect.without:
+                self.left_out.append(
+                    f"what else makes {name} differ ({kind}): the time was used up"
+                )
+                return
             self.partial = self.inconclusive = True
             self.left_out.append(
-                f"explaining a difference at {key[1]} ({key[0]}): the time was used up"
+                f"explaining a difference at {name} ({kind}): the time was used up"
             )
             return
-        explanation = result.explanation
-        if isinstance(explanation, Explanation) and isinstance(explanation.finding, Stale):
-            # Only this place may be old; another difference of the route is another matter.
-            self._accepted.add((*key, result.suspect.difference.where))
-            trial.old.setdefault(key[1], []).append(explanation.steps)
-        elif explanation is not None:
-            self._explained.add(key)
-        elif min(result.suspect.diverged) == result.suspect.step:
-            # It followed from no other, so it should have come back.
-            self._warn(f"{key[1]} differed once ({key[0]}), but not in a replay: not counted")
         if isinstance(explanation, Explanation):
-            if isinstance(explanation.finding, Divergence):
-                steps = trial.known.setdefault(key[1], {})
-                steps.setdefault(explanation.finding.schedule, explanation.steps)
+            if isinstance(explanation.finding, Stale):
+                trial.old.setdefault(name, []).append(explanation.steps)
+            else:
+                known = (explanation.finding.schedule, explanation.steps)
+                trial.known.setdefault(name, []).append(known)
             self.findings.add(explanation.finding)
-        for suspect in self._postponed.pop(key[1], []):
-            self._suspect(fleet, trial, suspect)
+        elif explanation is None and not suspect.without and min(suspect.diverged) == suspect.step:
+            # It followed from no other, so it should have come back.
+            self._warn(f"{name} differed once ({kind}), but not in a replay: not counted")
+        inquiry.answered(suspect, explanation)
 
     def _retried(self, plan: Plan, result: Retried) -> None:
         self.done.modes += result.modes
@@ -350,9 +327,6 @@ class _Proof:
                 self.findings.add(divergence)
             case Contended() as contended:
                 self.findings.contended.append(contended)
-
-    def _key(self, suspect: Suspect) -> tuple[Kind, str]:
-        return suspect.schedule.kind, self._route(suspect.step)
 
     def _route(self, step: int) -> str:
         return route(self.workload.steps[step])

@@ -7,7 +7,7 @@ only together with an earlier one is a consequence of that one and has no explan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from anypod.prove import cause as causes
@@ -38,11 +38,13 @@ class Suspect:
         schedule: that was played.
         difference: of the step.
         diverged: every step that differed in that run.
+        without: steps to leave out, to see whether it differs for another reason too.
     """
 
     schedule: Schedule
     difference: Difference
     diverged: frozenset[int]
+    without: frozenset[int] = frozenset()
 
     @property
     def step(self) -> int:
@@ -52,11 +54,19 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A reduced difference: what it is, which steps were repeated in it, which steps it needs."""
+    """A reduced difference.
+
+    Attributes:
+        finding: what it is.
+        repeated: steps that were repeated in it.
+        steps: that it needs.
+        writers: the steps that made it differ, and all others that change the same state.
+    """
 
     finding: Divergence | Stale
     repeated: frozenset[int]
     steps: frozenset[int]
+    writers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Again:
     """What explains the suspect is known: the same route, few steps, and kind of schedule."""
 
 
-Known = Mapping[str, Mapping[Kind, frozenset[int]]]
+Known = Mapping[str, Collection[tuple[Kind, frozenset[int]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +90,9 @@ class _Pair:
 class Explainer:
     """Explains suspects of one workload on one world.
 
-    `known` holds the steps that explained a route before, by kind of schedule, `old` those that showed
-    a staleness that is declared, and `oracles` what one replica answered to some of the steps, each
-    time it was asked.
+    `known` holds the steps that explained a route before, with the kind of schedule, `old` those that
+    showed a staleness that is declared, `oracles` what one replica answered to some of the steps, each
+    time it was asked, and `touched` the states that a step changes on one replica.
     """
 
     world: World
@@ -94,6 +104,7 @@ class Explainer:
     known: Known
     old: Mapping[str, Collection[frozenset[int]]]
     oracles: dict[frozenset[int], tuple[Trace, ...]]
+    touched: Mapping[int, frozenset[State]]
 
     def explain(self, suspect: Suspect) -> Explanation | Again | None:
         """Reduce, confirm and name one suspect.
@@ -106,22 +117,12 @@ class Explainer:
             Stopped: the clock said so before it was reduced.
         """
         prefix, target = _until(suspect.schedule, suspect.step)
-        told_before = self.known.get(self._route(suspect.step), {})
-        if suspect.schedule.kind is not Kind.RETRY:
-            old = self.old.get(self._route(suspect.step), ())
-            for steps in dict.fromkeys((*told_before.values(), *old)):
-                wanted = frozenset(
-                    position
-                    for position in self._candidates(prefix, suspect)
-                    if prefix.deliveries[position].step in steps
-                )
-                positions = self._closed(prefix, wanted, target)
-                if not self._shows(prefix, positions | {target}, suspect.step):
-                    continue
-                schedule = prefix.keep(positions | {target})
-                if _kind(schedule) in told_before:
-                    return Again()
-                return self.tell(self._gathered(schedule, suspect.step), suspect)
+        if suspect.without:
+            rest = self._closed(prefix, frozenset(self._candidates(prefix, suspect)), target)
+            if not self._shows(prefix, rest | {target}, suspect.step):
+                return None
+        elif told := self._told_before(suspect, prefix, target):
+            return told
         kept = reduce(
             self._candidates(prefix, suspect),
             lambda positions: self._shows(prefix, positions | {target}, suspect.step),
@@ -132,15 +133,40 @@ class Explainer:
             return None
         return self.tell(self._gathered(prefix.keep(kept | {target}), suspect.step), suspect)
 
+    def _told_before(
+        self, suspect: Suspect, prefix: Schedule, target: int
+    ) -> Explanation | Again | None:
+        """What explained the route before, if that shows here too."""
+        known = self.known.get(self._route(suspect.step), ())
+        if suspect.schedule.kind is Kind.RETRY:
+            return None
+        old = self.old.get(self._route(suspect.step), ())
+        for steps in dict.fromkeys((*(steps for _, steps in known), *old)):
+            wanted = frozenset(
+                position
+                for position in self._candidates(prefix, suspect)
+                if prefix.deliveries[position].step in steps
+            )
+            positions = self._closed(prefix, wanted, target)
+            if not self._shows(prefix, positions | {target}, suspect.step):
+                continue
+            schedule = prefix.keep(positions | {target})
+            if any(kind is _kind(schedule) for kind, _ in known):
+                return Again()
+            return self.tell(self._gathered(schedule, suspect.step), suspect)
+        return None
+
     # --- reduction
 
     def _candidates(self, prefix: Schedule, suspect: Suspect) -> list[int]:
-        """Positions before the target that did not differ themselves."""
+        """Positions before the target that did not differ themselves, and need none that is left out."""
         needed = self.judge.producers(suspect.step)
+        left_out = suspect.without - needed
         return [
             position
             for position, delivery in enumerate(prefix.deliveries[:-1])
-            if delivery.step not in suspect.diverged or delivery.step in needed
+            if (delivery.step not in suspect.diverged or delivery.step in needed)
+            and not (left_out & {delivery.step, *self.judge.producers(delivery.step)})
         ]
 
     def _closed(self, prefix: Schedule, positions: Positions, target: int) -> Positions:
@@ -234,19 +260,56 @@ class Explainer:
         """
         confirmed = 0
         shown: _Pair | None = None
+        alone: list[Trace] = []
         for replay in range(CONFIRMATIONS):
             pair = self._pair(schedule, suspect.step, replay=replay, probe=True)
+            alone.append(pair.expected)
             if pair.difference is not None:
                 confirmed += 1
                 shown = pair
         if shown is None or shown.difference is None:
+            return None
+        if suspect.without and self._is_unsteady(alone, suspect.step):
             return None
         repeated = frozenset(d.step for d in schedule.deliveries if d.duplicate)
         steps = frozenset(d.step for d in schedule.deliveries)
         finding = self._accepted(schedule, shown, suspect) or self._divergence(
             schedule, shown, suspect, confirmed
         )
-        return Explanation(finding, repeated, steps)
+        return Explanation(finding, repeated, steps, self._writers(schedule, finding, suspect.step))
+
+    def _is_unsteady(self, alone: Sequence[Trace], step: int) -> bool:
+        """Whether one replica answers so itself: what few steps show, the whole workload need not."""
+        first, *others = alone
+        return any(
+            difference.step_index == step
+            for other in others
+            for difference in self.judge.differences(first, Played(other, {}))
+        )
+
+    def _writers(
+        self, schedule: Schedule, finding: Divergence | Stale, step: int
+    ) -> frozenset[int]:
+        """The steps that made it differ: those that other processes got, and their like.
+
+        Their like are the steps that change the state which was found; if none was, the route's.
+        """
+        *earlier, reader = schedule.deliveries
+        here = (reader.slot, reader.life)
+        found = {d.step for d in earlier if (d.slot, d.life) != here}
+        state = finding.cause if isinstance(finding, Divergence) else None
+        names = set() if state is None else {state.name, *state.together}
+        like = {
+            other for other, states in self.touched.items() if names & {one.name for one in states}
+        }
+        if finding.schedule is Kind.STALE_COPY:
+            like = {other for other in like if self.nearness.is_unsafe(other)}
+        if not like & found:
+            routes = {self._route(other) for other in found}
+            like |= {s.index for s in self.workload.steps if self._route(s.index) in routes}
+        writers = frozenset(found | like) - {step}
+        # What is needed to ask at all cannot be left out, and then nothing else would be seen.
+        return frozenset() if found & self.judge.producers(step) else writers
 
     def _divergence(
         self, schedule: Schedule, shown: _Pair, suspect: Suspect, confirmed: int

@@ -97,7 +97,7 @@ class Trial:
         explanations: when to stop explaining what was found.
         slots: how many replicas a schedule may use.
         importing: the world for deploys.
-        known: steps that explained a route before, by kind of schedule.
+        known: steps that explained a route before, with the kind of schedule.
         old: steps that showed a declared staleness of a route before.
         oracles: what one replica answered to some of the steps, each time.
     """
@@ -109,7 +109,7 @@ class Trial:
     explanations: Deadline
     slots: int
     importing: Importing
-    known: dict[str, dict[Kind, frozenset[int]]] = field(default_factory=dict)
+    known: dict[str, list[tuple[Kind, frozenset[int]]]] = field(default_factory=dict)
     old: dict[str, list[frozenset[int]]] = field(default_factory=dict)
     oracles: dict[frozenset[int], tuple[Trace, ...]] = field(default_factory=dict)
 
@@ -332,9 +332,10 @@ class Trial:
             self.timeout,
             self.explanations,
             self.nearness,
-            {route: dict(kinds) for route, kinds in self.known.items()},
+            {route: tuple(known) for route, known in self.known.items()},
             {route: tuple(steps) for route, steps in self.old.items()},
             self.oracles,
+            self.baseline.touched,
         )
 
     def _route(self, step: int) -> str:
