@@ -97,7 +97,7 @@ def test_an_atomic_update_is_no_difference(project: Project) -> None:
     verdict = proved(project, ATOMIC)
     assert (verdict.outcome, verdict.contended) == (Outcome.NO_DIFFERENCE, ())
     assert verdict.coverage is not None
-    assert verdict.coverage.overlaps == (1, 1)
+    assert verdict.coverage.overlaps == (2, 2)  # beside itself, and beside the read
 
 
 def test_an_answer_that_shows_the_other_ones_work_is_less(project: Project) -> None:
@@ -149,3 +149,108 @@ def test_what_differs_one_after_the_other_too_is_left_to_the_others(project: Pro
     )
     verdict = project.prove("POST /visits\n\n###\nGET /visits\n", options=OVERLAP)
     assert verdict.divergences == ()
+
+
+READS = """
+    import os, sqlite3, time
+
+    FILE = os.environ["DATABASE_URL"].removeprefix("sqlite:///")
+
+    def run(*statement):
+        database = sqlite3.connect(FILE, timeout=10)
+        try:
+            with database:
+                return database.execute(*statement).fetchall()
+        finally:
+            database.close()
+
+    run("CREATE TABLE IF NOT EXISTS account (id PRIMARY KEY, cents)")
+    run("CREATE TABLE IF NOT EXISTS cached (cents)")
+    run("CREATE TABLE IF NOT EXISTS here (who)")
+    if not run("SELECT * FROM account"):
+        run("INSERT INTO account VALUES ('a', 100), ('b', 0)")
+
+    def arrive(who):
+        run("INSERT INTO here VALUES (?)", (who,))
+
+    def wait_for(who):
+        until = time.monotonic() + 0.2
+        while not run("SELECT * FROM here WHERE who = ?", (who,)) and time.monotonic() < until:
+            time.sleep(0.002)
+
+    def transfer():
+        wait_for("read")
+        run("UPDATE account SET cents = 100 - cents")
+        run("DELETE FROM cached")
+        arrive("written")
+
+    def show():
+        {show}
+
+    def app(environ, start):
+        start("200 OK", [("Content-Type", "text/plain")])
+        return [repr(transfer() if environ["REQUEST_METHOD"] == "POST" else show()).encode()]
+"""
+TORN = """
+        first = run("SELECT cents FROM account WHERE id = 'a'")
+        arrive("read")
+        wait_for("written")
+        return first, run("SELECT cents FROM account WHERE id = 'b'")
+"""
+LATE_FILL = """
+        if known := run("SELECT cents FROM cached"):
+            return known
+        found = run("SELECT cents FROM account WHERE id = 'a'")
+        arrive("read")
+        wait_for("written")
+        run("INSERT INTO cached VALUES (?)", found[0])
+        return found
+"""
+WHOLE = """
+        arrive("read")
+        wait_for("written")
+        return run("SELECT cents FROM account ORDER BY id")
+"""
+TRANSFER = "GET /account\n\n###\nPOST /account\n\n###\nGET /account\n"
+
+
+@pytest.mark.parametrize(
+    ("show", "seen"),
+    [(TORN, "GET /account"), (LATE_FILL, "GET /account"), (WHOLE, None)],
+    ids=["torn", "filled late", "whole"],
+)
+def test_a_read_beside_a_write_shows_before_or_after(
+    project: Project, show: str, seen: str | None
+) -> None:
+    project.write(READS.format(show=show.strip()))
+    assert project.prove(TRANSFER, options=OTHERS).divergences == ()
+    verdict = project.prove(TRANSFER, options=OVERLAP)
+    assert [(d.route, d.schedule, d.confirmed) for d in verdict.divergences] == (
+        [(seen, Kind.OVERLAP, 3)] if seen else []
+    )
+    assert verdict.coverage is not None
+    assert verdict.coverage.overlaps == (2, 2)
+    for found in verdict.divergences:
+        assert {r.method for r in found.requests if r.overlaps} <= {"GET", "POST"}
+        assert "in neither order" in found.hint
+
+
+def test_what_an_overlap_did_not_try_is_said(project: Project) -> None:
+    project.write(READS.format(show=WHOLE.strip()))
+    verdict = project.prove(TRANSFER, options=OVERLAP)
+    assert any("more than two" in item for item in verdict.not_tried)
+
+
+def test_a_pair_that_differs_apart_is_said_not_to_be_tried(project: Project) -> None:
+    project.write(
+        """
+        visits = []
+        def app(environ, start):
+            if environ["REQUEST_METHOD"] == "POST":
+                visits.append(1)
+            start("200 OK", [("Content-Type", "text/plain")])
+            return [str(len(visits)).encode()]
+        """
+    )
+    verdict = project.prove("POST /visits\n\n###\nGET /visits\n", options=OVERLAP)
+    assert any(item.startswith("overlap of 2 pairs") for item in verdict.not_tried)

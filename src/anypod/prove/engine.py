@@ -37,7 +37,7 @@ from anypod.prove.fleet import Deadline, Fleet, Importing, cores, shares_a_store
 from anypod.prove.guesses import Nearness
 from anypod.prove.inquiry import Inquiry
 from anypod.prove.options import Options
-from anypod.prove.overlap import pairings
+from anypod.prove.overlap import Apart, pairings
 from anypod.prove.plan import Plan, Run
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
@@ -327,6 +327,8 @@ class _Proof:
                 self.findings.add(divergence)
             case Contended() as contended:
                 self.findings.contended.append(contended)
+            case Apart():
+                self.done.apart += 1
 
     def _route(self, step: int) -> str:
         return route(self.workload.steps[step])

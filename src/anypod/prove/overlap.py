@@ -7,8 +7,9 @@ and in what is read later. The same request may also overlap itself; then it is 
 Two things are kept apart. What two replicas already answer differently one after the other is the matter
 of other schedules: such a pair is left alone here. And a service may refuse or fail one of two competing
 requests: with a status that says so it is as if that request had not been sent; with a 5xx it is told, but
-counts less than an update or a uniqueness that was lost. So does an answer of one of the two that shows
-the other one's work already, when everything that is read later is right.
+counts less than an update or a uniqueness that was lost. So does a write's answer that shows the other
+one's work already, when everything that is read later is right. A read beside a write has to show what
+was before it or what is after it, and must leave nothing old behind in a cache that all replicas share.
 
 A race does not show each time, so each replay is a number of tries.
 """
@@ -24,14 +25,21 @@ from anypod.prove.events import Contended, Divergence
 from anypod.prove.explain import CONFIRMATIONS, kept, told
 from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
-from anypod.prove.model import Exchange, Response, Trace
+from anypod.prove.model import Exchange, Response, Step, Trace
 from anypod.prove.player import Played
 from anypod.prove.schedules import Delivery, Kind, Schedule, one_replica
 from anypod.prove.workload import Workload, route
 
 TRIES = 5
-MOST = 6  # pairs of each sort
+MOST = 6  # pairs of each sort: a request beside itself, two writes, a read and a write
 READS = 12  # after both, whatever they are called
+CHANGE_ATOMICALLY = (
+    "change it in one atomic step, such as a conditional UPDATE or a unique constraint"
+)
+READ_WHOLE = (
+    "read what belongs together in one statement or transaction, and fill a cache only if nothing was "
+    "written since the value was loaded"
+)
 REFUSALS = frozenset({409, 412, 423, 425, 429, 503})
 
 
@@ -48,11 +56,42 @@ class Pairing:
         return self.first == self.second
 
 
-def pairings(workload: Workload, answers: Trace, nearness: Nearness) -> tuple[Pairing, ...]:
-    """The pairs worth trying, the likeliest first: each write beside itself, and beside its like.
+@dataclass(frozen=True, slots=True)
+class Pairings:
+    """The pairs of requests that are worth sending at the same moment.
 
-    Two requests of one client that both set cookies are left out: a browser keeps the later ones, with
-    one replica as well.
+    Attributes:
+        twins: each write beside itself.
+        writes: two writes that have to do with one another.
+        reads: a read and a write that have to do with one another, or the read that comes next.
+        cookies: how many pairs were left out because both belong to one client, and one sets cookies.
+    """
+
+    twins: tuple[Pairing, ...] = ()
+    writes: tuple[Pairing, ...] = ()
+    reads: tuple[Pairing, ...] = ()
+    cookies: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self.twins) + len(self.writes) + len(self.reads)
+
+    @property
+    def chosen(self) -> tuple[Pairing, ...]:
+        """As many of each sort as a proof tries."""
+        return (*self.twins[:MOST], *self.writes[:MOST], *self.reads[:MOST])
+
+
+class Apart:
+    """Two replicas answer two requests differently one after the other: an overlap shows nothing new."""
+
+
+def pairings(workload: Workload, answers: Trace, nearness: Nearness) -> Pairings:
+    """The pairs worth trying, the likeliest of each sort first; one pair for each two routes.
+
+    Two requests of one client of which one sets cookies are left out: a browser keeps the later ones,
+    with one replica as well.
 
     Args:
         workload: whose steps they are.
@@ -62,26 +101,49 @@ def pairings(workload: Workload, answers: Trace, nearness: Nearness) -> tuple[Pa
     sets = {e.step.index for e in answers.exchanges if _sets_cookies(e)}
     writes = [s for s in workload.steps if nearness.is_unsafe(s.index)]
     first_of = {route(step): step.index for step in reversed(writes)}
-    twins = [Pairing(step, step) for step in sorted(first_of.values())]
-    pairs = []
-    seen: set[tuple[str, str]] = set()
-    for one, two in combinations(writes, 2):
-        if one.client == two.client and {one.index, two.index} & sets:
-            continue
+    twins = tuple(Pairing(step, step) for step in sorted(first_of.values()))
+    found: dict[tuple[str, str], Pairing] = {}
+    cookies: set[tuple[str, str]] = set()
+    steps = [s for s in workload.steps if s.method != "OPTIONS"]
+    near = [
+        (one, two)
+        for one, two in combinations(steps, 2)
+        if nearness.is_unsafe(one.index) or nearness.is_unsafe(two.index)
+        if nearness.share(one.index, two.index) > 0 or two is _next_read(nearness, steps, one)
+    ]
+    for one, two in sorted(near, key=lambda pair: not _is_read_again(workload, nearness, *pair)):
         kinds = (route(one), route(two))
-        if one.index in _producers(workload, two.index) or kinds in seen:
+        if one.index in _producers(workload, two.index):
             continue
-        if nearness.share(one.index, two.index) > 0:
-            seen.add(kinds)
-            pairs.append(Pairing(one.index, two.index))
-    pairs.sort(key=lambda pair: -nearness.share(pair.first, pair.second))
-    return (*twins, *pairs)
+        if one.client == two.client and {one.index, two.index} & sets:
+            cookies.add(kinds)
+        elif nearness.is_unsafe(one.index) == nearness.is_unsafe(two.index):
+            found.setdefault(kinds, Pairing(one.index, two.index))
+        else:
+            # Whether the read or the write comes first in the workload is all the same here.
+            found.setdefault((min(kinds), max(kinds)), Pairing(one.index, two.index))
+    pairs = sorted(found.values(), key=lambda pair: -nearness.share(pair.first, pair.second))
+    both = [p for p in pairs if nearness.is_unsafe(p.first) and nearness.is_unsafe(p.second)]
+    return Pairings(
+        twins,
+        tuple(both),
+        tuple(pair for pair in pairs if pair not in both),
+        len({tuple(sorted(kinds)) for kinds in cookies} - {tuple(sorted(k)) for k in found}),
+    )
 
 
-def chosen(found: tuple[Pairing, ...]) -> tuple[Pairing, ...]:
-    """As many of each sort as a proof tries."""
-    twins = [pair for pair in found if pair.twin][:MOST]
-    return (*twins, *[pair for pair in found if not pair.twin][:MOST])
+def _next_read(nearness: Nearness, steps: list[Step], write: Step) -> Step | None:
+    """The read that follows a write: whoever wrote the workload may look there at what it did."""
+    later = (s for s in steps if s.index > write.index and not nearness.is_unsafe(s.index))
+    return next(later, None) if nearness.is_unsafe(write.index) else None
+
+
+def _is_read_again(workload: Workload, nearness: Nearness, one: Step, two: Step) -> bool:
+    """Whether a later request asks for the same as the read of a pair, if one of them is a read."""
+    reads = [step for step in (one, two) if not nearness.is_unsafe(step.index)]
+    return not reads or any(
+        later.label == reads[0].label for later in workload.steps[two.index + 1 :]
+    )
 
 
 def _sets_cookies(exchange: Exchange) -> bool:
@@ -129,8 +191,8 @@ class Race:
     judge: Judge
     play: Callable[[Schedule], Played]
 
-    def run(self) -> Divergence | Contended | None:
-        """The difference that an overlap makes, that one fails, or nothing.
+    def run(self) -> Divergence | Contended | Apart | None:
+        """The difference that an overlap makes, that one fails, that it cannot be told, or nothing.
 
         Raises:
             Stopped: the clock said so.
@@ -212,12 +274,12 @@ class Race:
                 deliveries.append(Delivery(step, slot, duplicate=True, overlaps=together))
         return Schedule(Kind.OVERLAP, "two at once", tuple(deliveries))
 
-    def _try(self, steps: frozenset[int]) -> _Shown | Contended | None:
+    def _try(self, steps: frozenset[int]) -> _Shown | Contended | Apart | None:
         alone = self._alone(steps)
         for swapped, expected in enumerate(alone):
             apart = self.play(self._both(steps, together=False, swapped=bool(swapped)))
-            if self.judge.differences(expected, apart):
-                return None
+            if self._differences(expected, apart):
+                return Apart()
         contended: Contended | None = None
         for attempt in range(TRIES):
             played = self.play(
@@ -236,15 +298,28 @@ class Race:
         mixed: Contended | None = None
         best: _Shown | None = None
         for expected, seen in self._explanations(steps, alone, played):
-            found = self.judge.differences(expected, seen)
+            found = self._differences(expected, seen)
             if not found:
                 return failed
-            if {difference.step_index for difference in found} <= self._pair:
+            if {difference.step_index for difference in found} <= self._pair - self._reads:
                 # All that was read later is right: only these two saw one another's work.
                 mixed = mixed or self._mixed(found[0])
             if best is None:
                 best = _Shown(played, expected, found[0])
         return failed or mixed or best
+
+    def _differences(self, expected: Trace, played: Played) -> tuple[Difference, ...]:
+        """What differs, but for answers that the workload declares may be old."""
+        return tuple(
+            difference
+            for difference in self.judge.differences(expected, played)
+            if self.workload.steps[difference.step_index].stale is None
+            or not self.judge.is_declared_stale(expected, played.trace, difference.step_index)
+        )
+
+    @property
+    def _reads(self) -> frozenset[int]:
+        return frozenset(step for step in self._pair if not self.nearness.is_unsafe(step))
 
     @property
     def _pair(self) -> frozenset[int]:
@@ -310,15 +385,15 @@ class Race:
         until = max(
             at
             for at, e in enumerate(shown.played.trace.exchanges)
-            if e.step.index in {last, self.pairing.second}
-            and (e.step.index == last or last == self.pairing.first)
+            if e.step.index == last or e.step.index in self._pair
         )
         exchanges = shown.played.trace.exchanges[: until + 1]
         names = list(
             dict.fromkeys((self._name(self.pairing.first), self._name(self.pairing.second)))
         )
+        reads = [self._name(step) for step in self._reads]
         return Divergence(
-            route=names[-1],
+            route=reads[0] if reads else names[-1],
             seen_at=self._name(last),
             schedule=Kind.OVERLAP,
             requests=told(exchanges, moves=False),
@@ -327,10 +402,10 @@ class Race:
             expected=shown.difference.expected,
             got=shown.difference.got,
             confirmed=confirmed,
-            rule="POD107",
+            rule=None if reads else "POD107",
             replay=kept(self._both(steps, together=True).deliveries, self.workload),
-            hint=f"{' and '.join(names)} at the same moment came out as in neither order: change it in "
-            "one atomic step, such as a conditional UPDATE or a unique constraint",
+            hint=f"{' and '.join(names)} at the same moment came out as in neither order: "
+            + (READ_WHOLE if reads else CHANGE_ATOMICALLY),
         )
 
 

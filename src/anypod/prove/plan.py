@@ -13,7 +13,7 @@ from anypod.prove import schedules
 from anypod.prove.guesses import Nearness
 from anypod.prove.model import Step
 from anypod.prove.options import Options
-from anypod.prove.overlap import TRIES, Pairing, chosen
+from anypod.prove.overlap import TRIES, Pairing, Pairings
 from anypod.prove.schedules import (
     SAFE_METHODS,
     Kind,
@@ -52,6 +52,7 @@ class Plan:
         triples: stale-copy patterns that exist.
         overlaps: pairs of requests to send at the same moment.
         overlapping: how many such pairs there are.
+        cookies: how many more there are that would change one client's cookies at the same moment.
         unplanned: what was left out because the budget could not hold it.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     unplanned: tuple[str, ...]
     overlaps: tuple[Pairing, ...] = ()
     overlapping: int = 0
+    cookies: int = 0
 
     def count(self, kind: Kind) -> int:
         """How many schedules of a kind there are."""
@@ -98,7 +100,7 @@ def make(
     affordable: float,
     seconds_per_start: float,
     seconds_per_request: float,
-    overlaps: tuple[Pairing, ...] = (),
+    overlaps: Pairings | None = None,
 ) -> Plan:
     """Plan the schedules of a workload.
 
@@ -149,7 +151,7 @@ def make(
             left -= cost(run.schedule)
             runs.append(run)
     retrying = Kind.RETRY in kinds
-    possible = overlaps if Kind.OVERLAP in kinds and replicas > 1 else ()
+    possible = overlaps if overlaps and Kind.OVERLAP in kinds and replicas > 1 else Pairings()
     return Plan(
         runs=tuple(runs),
         retried=retried if retrying else (),
@@ -158,8 +160,9 @@ def make(
         unobservable=unobservable if retrying else (),
         triples=steps * (steps - 1) * (steps - 2) // 6 if replicas > 1 else 0,
         unplanned=tuple(unplanned),
-        overlaps=chosen(possible),
-        overlapping=len(possible),
+        overlaps=possible.chosen,
+        overlapping=possible.number,
+        cookies=possible.cookies,
     )
 
 

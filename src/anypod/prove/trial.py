@@ -19,7 +19,7 @@ from anypod.prove.fleet import Deadline, Importing
 from anypod.prove.guesses import Nearness
 from anypod.prove.judge import Judge
 from anypod.prove.model import Trace
-from anypod.prove.overlap import Pairing, Race
+from anypod.prove.overlap import Apart, Pairing, Race
 from anypod.prove.plan import Run
 from anypod.prove.player import Clock, Played, Stopped, play
 from anypod.prove.schedules import Delivery, Kind, Retry, Schedule, one_replica, retry
@@ -77,7 +77,7 @@ class Identified:
 class Overlapped:
     """Two requests were sent at the same moment; `played` is False when time was up first."""
 
-    found: Divergence | Contended | None
+    found: Divergence | Contended | Apart | None
     played: bool = True
 
 

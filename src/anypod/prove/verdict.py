@@ -29,6 +29,7 @@ class Done:
     triples: int = 0
     modes: int = 0
     starts: int = 0
+    apart: int = 0
 
 
 def same(known: Divergence, other: Divergence) -> bool:
@@ -158,6 +159,18 @@ def not_tried(
     if len(plan.overlaps) < plan.overlapping:
         left = plan.overlapping - len(plan.overlaps)
         items.append(f"{_count(left, 'more pair')} of requests at the same moment")
+    if plan.cookies:
+        items.append(
+            f"{_count(plan.cookies, 'pair')} of requests at the same moment of one client that gets "
+            "cookies from them"
+        )
+    if done.apart:
+        items.append(
+            f"overlap of {_count(done.apart, 'pair')} that two pods answer differently one after the "
+            "other too"
+        )
+    if plan.overlaps:
+        items.append("at the same moment: two reads, unrelated requests, more than two")
     for kind in TRIED:
         if kind not in kinds:
             items.append(f"{kind}: not asked for")
