@@ -18,7 +18,7 @@ from anypod.prove.workload import parse
 from anypod.replicas import Application
 
 CORPUS = Path(__file__).parent / "corpus"
-OPTIONS = Options(replicas=2, budget=60.0, timeout=20.0)
+OPTIONS = Options(replicas=2, budget=120.0, timeout=20.0)
 OF_THE_STORES = ("ANYPOD_URL", "DATABASE_URL", "REDIS_URL", "REDIS_HOST", "REDIS_PORT")
 # A cause is told of what is kept in a process; what takes effect twice or too early has none.
 WITHOUT_STATE = frozenset({Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY})

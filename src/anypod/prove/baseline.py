@@ -39,6 +39,7 @@ class Baseline:
         failing: steps that answer with a 5xx on one replica too.
         escapes: writes outside the copies and hosts reached for.
         warnings: what to know of these answers to judge what follows from them.
+        unreached: the application's routes that no step calls; None if they are not known.
     """
 
     trace: Trace
@@ -49,6 +50,7 @@ class Baseline:
     failing: tuple[int, ...]
     escapes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    unreached: tuple[str, ...] | None = None
 
     @property
     def changing(self) -> frozenset[int]:
@@ -71,14 +73,16 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
     """
     steps = range(len(workload.steps))
 
-    def alone(slot: int) -> Played:
+    def alone(slot: int, *, routes: bool = False) -> Played:
         schedule = Schedule(Kind.IDENTITY, "one replica", one_replica(steps, slot=slot))
-        played = play(world, workload, schedule, timeout=timeout, clock=clock, probe=True)
+        played = play(
+            world, workload, schedule, timeout=timeout, clock=clock, probe=True, routes=routes
+        )
         _answered(workload, played)
         return played
 
     started = time.monotonic()
-    first = alone(0)
+    first = alone(0, routes=True)
     ended = time.monotonic()
     other = alone(1)
     # A′ steps may be a little faster than A's, so the distance is from A's last step to A′'s first.
@@ -109,6 +113,7 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
         failing=failing,
         escapes=tuple(dict.fromkeys((*first.escapes, *other.escapes, *second.escapes))),
         warnings=tuple(_warnings(workload, first, failing)),
+        unreached=first.unreached,
     )
 
 

@@ -450,6 +450,7 @@ class _Proof:
             contended=tuple(self.findings.contended),
             not_tried=left_out,
             routes=verdicts.routes(self.workload, silent),
+            not_exercised=self.baseline.unreached,
             warnings=tuple(self.warnings),
             starts=self.done.starts,
             seconds=seconds,

@@ -231,7 +231,8 @@ class Verdict:
     `partial` says that not all of the plan was played. `inconclusive` says that this matters for the
     verdict: it was interrupted, a difference that was seen was not explained in time, or nothing
     was played at all. `accepted` holds differences that a file of accepted ones names; they do not
-    count. `seed` is what random choices were drawn with. `application` and `workload` are what was proved, as the command line named them.
+    count. `not_exercised` are routes of the
+    application that the workload never calls, None if its routes are not known. `seed` is what random choices were drawn with. `application` and `workload` are what was proved, as the command line named them.
     """
 
     outcome: Outcome
@@ -247,6 +248,7 @@ class Verdict:
     contended: tuple[Contended, ...] = ()
     not_tried: tuple[str, ...] = ()
     routes: tuple[RouteCoverage, ...] = ()
+    not_exercised: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
     starts: int = 0
     seconds: float = 0.0

@@ -43,6 +43,7 @@ class Played:
         copied: the states that were copied.
         unlike: texts and numbers that are others in the source's process than in the reader's.
         log: the end of what the last replica printed, if probed.
+        unreached: the application's routes that no request reached, if asked for and known.
     """
 
     trace: Trace
@@ -53,6 +54,7 @@ class Played:
     log: str = ""
     copied: frozenset[State] = frozenset()
     unlike: tuple[Constant, ...] = ()
+    unreached: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def play(
     probe: bool = False,
     trace: Collection[State] = (),
     copy: Copy | None = None,
+    routes: bool = False,
 ) -> Played:
     """Send a schedule to a world that is reset first.
 
@@ -208,6 +211,7 @@ def play(
             rest. It takes longer than most requests do, so only evidence is probed.
         trace: states whose writes are traced to their lines, which takes much longer still.
         copy: states to copy from one process to another before the last delivery.
+        routes: ask the last replica for routes of the application that no request reached.
 
     Raises:
         Stopped: the clock said so.
@@ -263,6 +267,7 @@ def play(
     if last is not None and probe:
         caches = tuple(Cache(cache.name, cache.ttl) for cache in last.caches())
         log = "\n".join(last.log.strip().splitlines()[-LOG_LINES:])
+    unreached = record.unreached(last) if routes else None
     stage.finish()
     return Played(
         Trace(tuple(record.exchanges)),
@@ -273,6 +278,7 @@ def play(
         log,
         copied,
         stage.unlike,
+        unreached,
     )
 
 
@@ -322,6 +328,11 @@ class _Record:
             second = send(prepared)
         self._add(before, first.result())
         self._add(prepared, second)
+
+    def unreached(self, replica: Replica | None) -> tuple[str, ...] | None:
+        """The application's routes that nothing of this run has reached."""
+        sent = [(e.request.method, e.request.target) for e in self.exchanges]
+        return None if replica is None else replica.unreached(sent)
 
     def _add(self, one: _Prepared, response: Response | NoResponse) -> None:
         delivery = one.delivery

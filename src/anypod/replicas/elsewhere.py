@@ -72,6 +72,10 @@ class RunningReplica(Replica):
         """None that are known."""
         return ()
 
+    def unreached(self, requests: Sequence[tuple[str, str]]) -> tuple[str, ...] | None:  # noqa: ARG002  # see Replica
+        """None that are known."""
+        return None
+
     def take(self, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:  # noqa: ARG002  # see Replica
         """Nothing: it is not looked into."""
         return {}

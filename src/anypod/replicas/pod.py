@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,16 @@ class Replica:
         answer = self._ask({"op": "constants"}) if self._pod.holds(self) else None
         found = answer["constants"] if answer else []
         return tuple(Constant(State(*one["state"]), one["file"], one["digest"]) for one in found)
+
+    def unreached(self, requests: Sequence[tuple[str, str]]) -> tuple[str, ...] | None:
+        """The application's routes that none of these requests, as method and target, reaches, if known.
+
+        Raises:
+            ReplicaUnresponsive: the process lives but does not answer.
+        """
+        asked = {"op": "routes", "requests": [*requests]}
+        answer = self._ask(asked) if self._pod.holds(self) else None
+        return None if answer is None or answer["routes"] is None else tuple(answer["routes"])
 
     def take(self, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:
         """The content of states, for `give` to another replica; without what cannot be carried.

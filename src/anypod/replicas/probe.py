@@ -21,6 +21,7 @@ from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
 from anypod.replicas.digest import Digests, is_plain, render
 from anypod.replicas.roots import Roots
+from anypod.replicas.routes import unreached
 from anypod.replicas.target import Target
 from anypod.replicas.writes import Writes
 
@@ -58,6 +59,7 @@ class Fingerprints:
     """
 
     def __init__(self, application: Any, target: Target, *, disk: Path, root: Path) -> None:
+        self.application = application
         self.roots = Roots(application, target, disk=disk)
         self._digests = Digests(self.roots.is_own_class)
         self._disk = disk
@@ -169,6 +171,8 @@ def answer(
                     reply["changes"] = fingerprints.changes()
                 case "constants":
                     reply["constants"] = fingerprints.constants()
+                case "routes":
+                    reply["routes"] = _unreached(fingerprints.application, message["requests"])
                 case "writes":
                     reply["writes"] = [] if writes is None else writes.found()
                 case "take":
@@ -191,6 +195,13 @@ def answer(
         if farewell is not None:
             farewell()
         os.killpg(0, signal.SIGKILL)
+
+
+def _unreached(application: Any, requests: list[list[str]]) -> list[str] | None:
+    try:
+        return unreached(application, requests)
+    except Exception:  # noqa: BLE001  # another version of a framework: then the routes are not known
+        return None
 
 
 def _local_caches() -> list[Any]:

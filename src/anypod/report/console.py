@@ -28,6 +28,7 @@ from anypod.report.words import (
 )
 
 LONGEST = 400
+MOST_ROUTES = 12  # routes that were not exercised; the reports in files have them all
 WIDEST = 120  # columns; beyond it an arrow is too far from what it points from
 BESIDE = 36  # columns for the number, the pod, the status and a mark beside a request
 
@@ -202,6 +203,11 @@ def told_verdict(verdict: Verdict, *, quiet: bool = False) -> Text:
             if coverage.random:
                 shown.append(f"{count(coverage.random, 'random schedule')} of seed {verdict.seed}")
             text.append(f"covered: {', '.join(shown)}\n", "dim")
+        if verdict.not_exercised:
+            first = verdict.not_exercised[:MOST_ROUTES]
+            more = len(verdict.not_exercised) - len(first)
+            listed = ", ".join(first) + (f" and {more} more" if more else "")
+            text.append(f"not exercised: {listed}\n", "yellow")
         text.append(f"{count(verdict.starts, 'start')}, {verdict.seconds:.1f} s\n", "dim")
     if verdict.partial:
         text.append("PARTIAL  ", "bold yellow")

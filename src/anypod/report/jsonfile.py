@@ -37,6 +37,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "contended": [{**asdict(one), "answers": list(one.answers)} for one in verdict.contended],
         "not_tried": list(verdict.not_tried),
         "routes": [asdict(item) for item in verdict.routes],
+        "not_exercised": None if verdict.not_exercised is None else list(verdict.not_exercised),
         "warnings": list(verdict.warnings),
         "starts": verdict.starts,
         "seconds": round(verdict.seconds, 3),

@@ -85,6 +85,7 @@ def html(verdict: Verdict) -> str:
         ),
         _listed("Unconfirmed", (_line(divergence) for divergence in verdict.unconfirmed)),
         _coverage(verdict),
+        _listed("Not exercised", map(_text, verdict.not_exercised or ())),
         _listed("Not tried", map(_text, verdict.not_tried)),
         _listed("Notes", map(_text, verdict.warnings)),
         "</main></body></html>\n",
