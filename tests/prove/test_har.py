@@ -304,7 +304,18 @@ def test_a_har_is_a_workload(project: Project) -> None:
     )  # fmt: skip
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "note  left out, other origins: 1 × https://cdn.example\n" in ended.stderr
-    assert ".anypod/shop.http: 2 requests, 1 client, 1 value taken from answers\n" in ended.stderr
+    assert (
+        ".anypod/shop.har.http: 2 requests, 1 client, 1 value taken from answers\n" in ended.stderr
+    )
     verdict = json.loads((project.path / "verdict.json").read_text())
     assert [one["route"] for one in verdict["divergences"]] == ["GET /orders/{id}"]
-    assert verdict["workload"] == ".anypod/shop.http"
+    assert verdict["workload"] == ".anypod/shop.har.http"
+
+
+def test_an_origin_is_for_a_har(project: Project) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "anypod", "prove", "service:app", "--last", "--origin", "http://x"],
+        cwd=project.path, env=project.env(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "--origin names the service in a .har" in ended.stderr

@@ -330,6 +330,16 @@ def test_a_file_that_cannot_be_written(project: Project) -> None:
     assert "cannot write" in ended.stdout
 
 
+def test_a_client_of_an_unknown_version_is_told(project: Project) -> None:
+    project.write(FLASK)
+    changed = "import starlette.testclient\ndel starlette.testclient._TestClientTransport\n"
+    project.write(changed, name="conftest.py")
+    ended = session(project, FLASK_TESTS, "--anypod-record", "shop.http")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "note  starlette.testclient is of a version that is not heard" in ended.stdout
+    assert "shop.http: 7 requests" in ended.stdout
+
+
 def test_no_request_is_no_workload(project: Project) -> None:
     ended = session(project, "def test_nothing(): pass\n", "--anypod-record", "shop.http")
     assert ended.returncode == 0

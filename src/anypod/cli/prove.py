@@ -228,6 +228,9 @@ def main(argv: Sequence[str]) -> int:
         schedules = service.schedules(application, arguments.schedule)
     except (AnypodError, ReplicaError) as wrong:
         return _refused(str(wrong), arguments)
+    is_har = arguments.workload is not None and arguments.workload.suffix.lower() == ".har"
+    if arguments.origin and not is_har:
+        return _refused("--origin names the service in a .har, for --workload", arguments)
     if arguments.record is not None:
         return _record(application, arguments)
     try:
@@ -238,7 +241,7 @@ def main(argv: Sequence[str]) -> int:
             workload, saved = replaying.read(arguments.replay)
             arguments.workload = workload.path
         else:
-            if arguments.workload.suffix.lower() == ".har":
+            if is_har:
                 arguments.workload = recording.from_har(arguments.workload, arguments.origin)
             workload = load(arguments.workload)
         accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()

@@ -52,7 +52,7 @@ def from_har(path: Path, origin: str) -> Path:
         OSError: the workload cannot be written.
     """
     _make_folder()
-    recording = Recording(FOLDER / f"{path.stem}.http", f"Made of {path.name}.")
+    recording = Recording(FOLDER / f"{path.name}.http", f"Made of {path.name}.")
     notes = har.read(path, recording, origin=origin)
     written = recording.write()
     for note in (*notes, *written.notes):

@@ -83,6 +83,7 @@ class Listening:
         self._hearing: list[_Hearing] = []
         self._lock = threading.RLock()
         self._undo: list[Callable[[], None]] = []
+        self._unheard: list[str] = []
         self._written: Written | str = ""
 
     # --- pytest's side
@@ -103,7 +104,10 @@ class Listening:
                         module = importlib.import_module(name)
                 except (ImportError, RuntimeError):
                     continue  # installed without what its test client needs: no test uses it
-                listen(module)
+                try:
+                    listen(module)
+                except (AttributeError, KeyError):
+                    self._unheard.append(name)
         if not self._undo:
             raise pytest.UsageError(
                 "--anypod-record hears werkzeug, httpx, Starlette and Django: none is there"
@@ -131,6 +135,8 @@ class Listening:
         if isinstance(self._written, str):
             terminalreporter.write_line(self._written, red=True)
             return
+        for name in self._unheard:
+            terminalreporter.write_line(f"note  {name} is of a version that is not heard")
         for note in self._written.notes:
             terminalreporter.write_line(f"note  {note}")
         if self._written.path is None:
@@ -202,12 +208,14 @@ class Listening:
         self.end(pending, Response(500))
 
     def _werkzeug(self, module: Any) -> None:
+        add_cookies = module.Client._add_cookies_to_wsgi  # noqa: SLF001  # the original calls it too
+
         def make(original: Any) -> Any:
             def run_wsgi_app(client: Any, environ: dict[str, Any], buffered: bool = False) -> Any:
                 body = _taken(environ)
-                add_cookies = environ.copy()
-                client._add_cookies_to_wsgi(add_cookies)  # noqa: SLF001  # the original does so too
-                pending = self._begin(client, _of_environ(add_cookies, body))
+                sent = environ.copy()
+                add_cookies(client, sent)
+                pending = self._begin(client, _of_environ(sent, body))
                 try:
                     chunks, status, headers = original(client, environ, buffered=buffered)
                 except Exception:
