@@ -16,7 +16,7 @@ from anypod.check.config import Config
 from anypod.check.facts import Module
 from anypod.check.memory import judge
 from anypod.check.model import Finding, Problem, Result
-from anypod.check.pool import in_processes
+from anypod.check.pool import cores, in_processes
 from anypod.check.project import Project
 from anypod.check.routes import routes_of
 from anypod.check.sources import discover, facts_of, read_facts
@@ -53,7 +53,7 @@ def check_paths(
         given = [os.fspath(p) for p in paths]
         files = list(discover(given, settings.exclude, problems))
         store = FactCache(os.fspath(cache) if cache is not None else None)
-        facts = _facts(files, store, processes or os.cpu_count() or 1, problems)
+        facts = _facts(files, store, processes or cores(), problems)
         store.write()
         modules = [Module(path, raw) for path, raw in facts.items()]
         roots = [os.path.normpath(p).replace(os.sep, "/") for p in given]
@@ -104,7 +104,7 @@ def _facts(
             missing.append(path)
         else:
             known[path] = found
-    if len(missing) < _FEW and not store.file:
+    if not store.file and (len(missing) < _FEW or processes == 1):
         # Nothing to send and nothing to store.
         for path in missing:
             facts, trouble = read_facts(path)

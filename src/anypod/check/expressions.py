@@ -70,10 +70,14 @@ class Expressions:
     def call(self, node: ast.Call) -> Value:
         """A call; noted with its context."""
         callee = self.expr(node.func)
+        # Lists, and only where there is something: calls are a third of what there is to read.
         arguments = tuple(
-            ("*", self.expr(a.value)) if type(a) is ast.Starred else self.expr(a) for a in node.args
+            [
+                ("*", self.expr(a.value)) if type(a) is ast.Starred else self.expr(a)
+                for a in node.args
+            ]
         )
-        keywords = tuple((k.arg or "**", self.expr(k.value)) for k in node.keywords)
+        keywords = tuple([(k.arg or "**", self.expr(k.value)) for k in node.keywords])
         index = len(self.calls)
         if (callee[-1] in REGISTRATIONS and callee[0] in _NAMED) or (
             callee[0] == "l" and callee[1].rpartition(".")[2] in REGISTRATIONS
@@ -220,9 +224,11 @@ class Expressions:
     def signature(self, arguments: ast.arguments) -> tuple[Value, ...]:
         """Parameters with their defaults and annotations, read in the enclosing scope."""
         plain = [*arguments.posonlyargs, *arguments.args]
-        defaults: list[ast.expr | None] = [None] * (len(plain) - len(arguments.defaults))
-        defaults.extend(arguments.defaults)
-        found = [self.parameter(a, "p", d) for a, d in zip(plain, defaults, strict=True)]
+        bare = len(plain) - len(arguments.defaults)
+        found = [self.parameter(a, "p", None) for a in plain[:bare]]
+        found.extend(
+            self.parameter(a, "p", d) for a, d in zip(plain[bare:], arguments.defaults, strict=True)
+        )
         if arguments.vararg is not None:
             found.append(self.parameter(arguments.vararg, "*", None))
         found.extend(

@@ -51,6 +51,7 @@ class Scope(Statements):
         self.slots: list[tuple[Value, ...]] = []
         self.captured: dict[str, tuple[Value, ...]] = {}
         self.pending: list[tuple[Any, str, ClassScope | None]] = []
+        self.taken: set[str] = set()
         self.context = 0
         self.flags = 0
         self.body_of: list[ClassScope] = []
@@ -342,8 +343,10 @@ class Scope(Statements):
 
     def unique(self, qualname: str, line: int) -> str:
         """Two functions of one name in one scope (overloads, branches) keep apart."""
-        taken = any(qualname == one[1] for one in self.pending)
-        return f"{qualname}@{line}" if taken else qualname
+        if qualname in self.taken:
+            return f"{qualname}@{line}"
+        self.taken.add(qualname)
+        return qualname
 
     def class_(self, node: ast.ClassDef) -> None:
         """`class`: its body is read in this scope."""

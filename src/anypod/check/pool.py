@@ -12,6 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_processes(work: Callable[[str], Any], items: Sequence[str], processes: int) -> list[Any]:
     """`[work(item) for item in items]`, shared among processes; results must be marshallable."""
     if not hasattr(os, "fork"):
