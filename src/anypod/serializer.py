@@ -63,7 +63,9 @@ class Serializer(Generic[T]):
             _refuse_inexact(value, self._owner)
         try:
             encoded = _encode(value)
-        except (OverflowError, RecursionError) as failure:
+        except TypeError as failure:
+            raise TypeError(f"{self._owner}: {failure}") from failure
+        except (ValueError, OverflowError, RecursionError) as failure:
             raise ValueError(f"{self._owner}: cannot store this value: {failure}") from failure
         if len(encoded) > self._largest:
             raise ValueError(
@@ -73,7 +75,7 @@ class Serializer(Generic[T]):
         if not self._plain:
             try:
                 self._decoder.decode(encoded)
-            except msgspec.MsgspecError as failure:
+            except (msgspec.MsgspecError, RecursionError) as failure:
                 raise TypeError(
                     f"{self._owner} holds {self._type!r}, and this value is not one: {failure}"
                 ) from failure

@@ -12,8 +12,11 @@ import pytest
 from anypod import ConfigurationError, State
 from anypod.commands import MAX_INTEGER, Put
 from anypod.errors import LimitReached, StoreUnavailable
-from anypod.primitives import buffered
+from anypod.observe import Event
+from anypod.primitives import buffered, degraded
 from anypod.primitives.rate_limit import hit_all
+
+from .test_buffered import eventually
 
 pytestmark = pytest.mark.quick
 
@@ -86,10 +89,10 @@ def test_a_fingerprint_is_text_and_an_outcome_is_kept_for_some_time(state: State
 def test_versions_tokens_and_pages_are_numbers(state: State) -> None:
     prices = state.map("prices")
     for fence in (0, -1, True, "7"):
-        with pytest.raises(ValueError, match="map 'prices': fence must be an int from 1 on"):
+        with pytest.raises(ValueError, match="map 'prices': fence must be an int from 1 to"):
             prices.set("pen", 1, fence=fence)  # type: ignore[arg-type]
     for expect in (-1, 1.5):
-        with pytest.raises(ValueError, match="map 'prices': expect must be an int from 0 on"):
+        with pytest.raises(ValueError, match="map 'prices': expect must be an int from 0 to"):
             prices.set("pen", 1, expect=expect)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="map 'prices': expect"):
             prices.delete("pen", expect=expect)  # type: ignore[arg-type]
@@ -115,7 +118,8 @@ def test_what_is_written_is_of_the_type(state: State) -> None:
 
 def test_rates(state: State) -> None:
     for rates, message in (
-        ("9" * 5_000 + "/minute", "character 1"),
+        ("9" * 5_000 + "/minute", "1,000 characters at most, not 5,007"),
+        ("9" * 900 + "/minute", "character 1"),
         (100, "rate limit 'api': rates must be"),
         (["100/minute"], "rate limit 'api': rates must be"),
         ("x/minute", "rate limit 'api', character 1"),
@@ -127,8 +131,11 @@ def test_rates(state: State) -> None:
 
 
 def test_a_refund_that_fails_does_not_hide_the_refusal(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    degraded._logged.clear()
+    told: list[Event] = []
+    state.observe(told.append)
     wide, narrow = state.rate_limit("wide", "9/hour"), state.rate_limit("narrow", "1/hour")
     assert narrow.hit("ada").allowed
     execute = state.store.execute
@@ -144,6 +151,10 @@ def test_a_refund_that_fails_does_not_hide_the_refusal(
     decisions = hit_all((wide, "ada"), (narrow, "ada"))
     assert [each.allowed for each in decisions] == [True, False]
     assert len(seen) == 3
+    assert "rate limit 'wide' is degraded to 'no refund'" in caplog.text
+    assert [(each.name, each.outcome) for each in told if each.degraded] == [
+        ("wide", "StoreUnavailable")
+    ]
 
 
 def test_a_session_is_looked_for_by_a_text(state: State) -> None:
@@ -179,11 +190,18 @@ def test_a_key_that_cannot_be_counted_costs_the_others_nothing(
     buffer = views.buffered(every=3600.0)
     state.store.execute(Put(state.store.prefix("counter", "views") + "sa", b"no counter"))
     views.increment("full", by=MAX_INTEGER)
+    degraded._logged.clear()
+    told: list[Event] = []
+    state.observe(told.append)
     for key in ("a", "full", "b"):
         buffer.increment(key)
     buffer.flush()
     assert views.value("b") == 1
-    assert caplog.text.count("is lost") == 2
+    assert caplog.text.count("counter 'views' is degraded to 'drop'") == 1, "a line, not one each"
+    assert sorted(each.outcome for each in told if each.degraded == "drop") == [
+        "LimitReached",
+        "RecordError",
+    ]
     with pytest.raises(LimitReached):
         views.increment("full")
 
@@ -199,3 +217,53 @@ def test_a_buffer_is_bounded(state: State, monkeypatch: pytest.MonkeyPatch) -> N
     buffer.flush()
     assert [views.value(key) for key in "abc"] == [2, 1, 1]
     assert not [thread for thread in threading.enumerate() if not thread.is_alive()]
+
+
+def test_a_thread_outlives_whatever_fails(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = state.counter("views")
+    buffer = views.buffered(every=0.01)
+    execute = state.store.execute
+
+    def broken(command: Any) -> Any:
+        if command.key.endswith("sa"):
+            raise RuntimeError("a bug of a driver")
+        return execute(command)
+
+    monkeypatch.setattr(state.store, "execute", broken)
+    for key in ("a", "b"):
+        buffer.increment(key)
+    eventually(lambda: views.value("b") == 1, "what fails for one key holds up no other")
+    buffer.increment("b")
+    eventually(lambda: views.value("b") == 2, "the thread goes on")
+
+
+def test_an_outage_wakes_nobody_at_each_increment(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = state.counter("views")
+    buffer = views.buffered(every=3600.0, size=2)
+    sent: list[object] = []
+
+    def away(command: Any) -> Any:
+        sent.append(command)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(state.store, "execute", away)
+    buffer.increment()
+    with pytest.raises(StoreUnavailable):
+        buffer.flush()
+    for _ in range(100):
+        buffer.increment()
+    assert not buffer._wake.is_set()
+    assert len(sent) == 1
+    assert buffer.pending == 101
+
+
+def test_a_signal_that_interrupts_an_increment_can_flush(state: State) -> None:
+    """The handler of SIGTERM runs in the thread that it interrupts, whatever that holds."""
+    views = state.counter("views")
+    buffer = views.buffered(every=3600.0)
+    buffer.increment()
+    with buffer._lock, buffer._sending:
+        buffer.flush()
+    assert views.value() == 1

@@ -192,7 +192,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("ttl", [0, -1, math.inf, math.nan])
     def test_a_cache_without_an_end_is_refused(self, ttl):
-        with pytest.raises(ConfigurationError, match="positive number of seconds"):
+        with pytest.raises(ConfigurationError, match="seconds above 0"):
             LocalCache("for ever", ttl=ttl)
 
     @pytest.mark.parametrize("jitter", [-0.1, 1.0, math.nan])

@@ -508,7 +508,7 @@ class TestWhatItRefuses:
             cached(ttl=300)(f)
 
     def test_no_end(self):
-        with pytest.raises(ConfigurationError, match="positive number of seconds"):
+        with pytest.raises(ConfigurationError, match="seconds above 0"):
             cached(ttl=float("inf"))(lambda: 1)
 
 

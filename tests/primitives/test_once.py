@@ -167,7 +167,7 @@ def test_what_cannot_be_carried_out_once_is_refused(state: State) -> None:
     def place(message: Message) -> None:
         pytest.fail("carried out")
 
-    with pytest.raises(ValueError, match="gave None"):
+    with pytest.raises(ValueError, match="the key is None"):
         place(Message("a"))
 
 

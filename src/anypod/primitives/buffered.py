@@ -16,7 +16,6 @@ Invariants:
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import signal
 import threading
@@ -26,14 +25,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from anypod.commands import MAX_INTEGER
-from anypod.durations import is_duration
-from anypod.errors import ConfigurationError, LimitReached, RecordError, StoreError
+from anypod.durations import check_durations, shown
+from anypod.errors import ConfigurationError, Conflict, OutcomeUnknown, StoreError, StoreUnavailable
 from anypod.keys import Key, encode
+from anypod.primitives.degraded import degraded
 
 if TYPE_CHECKING:
     from anypod.primitives.counter import Counter
-
-logger = logging.getLogger("anypod")
 
 MOST_KEYS: Final = 65_536  # that wait to be sent
 
@@ -50,10 +48,11 @@ class BufferedCounter:
     """
 
     def __init__(self, counter: Counter, *, every: float = 1.0, size: int = 1_000) -> None:
-        if not is_duration(every) or type(size) is not int or size < 1:
+        owner = f"buffered counter {counter.name!r}"
+        check_durations(owner, every=every)
+        if type(size) is not int or size < 1:
             raise ConfigurationError(
-                f"buffered counter {counter.name!r}: every must be seconds above 0 and size an int from "
-                f"1 on, not {every!r} and {size!r}"
+                f"{owner}: size must be an int from 1 on, not {shown(size)}; 1000 is usual"
             )
         self._counter = counter
         self._every = every
@@ -63,8 +62,9 @@ class BufferedCounter:
         _flush_at_the_end()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
+        # Reentrant: the handler of SIGTERM flushes, and may have interrupted this very thread in here.
+        self._lock = threading.RLock()
+        self._sending = threading.RLock()
         self._wake = threading.Event()
         self._sums: dict[str, tuple[Key, int]] = {}  # by encoded key: 1 is not True
         self._pending = 0
@@ -90,7 +90,8 @@ class BufferedCounter:
             if room:
                 self._sums[name] = (key, total)
                 self._pending += 1
-            full = self._pending >= self._size
+            # While something could not be sent, the thread tries at its own pace.
+            full = self._pending >= self._size and not self._unsent
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"anypod-buffered-{self._counter.name}", daemon=True
@@ -104,7 +105,7 @@ class BufferedCounter:
     def _too_much(self, by: object) -> ValueError:
         return ValueError(
             f"buffered counter {self._counter.name!r}: a step must be an int, and all that has come within "
-            f"±(2**53 - 1), not {by!r}"
+            f"±(2**53 - 1), not {shown(by)}; flush() sends what has come"
         )
 
     @property
@@ -118,8 +119,8 @@ class BufferedCounter:
 
         Raises:
             StoreError: the store did not answer; nothing is lost, the next flush sends it again. (Where what
-                stands at a key is no counter, or is at the end of what one holds, its increments are lost,
-                and a log line says so.)
+                stands at a key is no counter, or is at the end of what one holds, its increments are lost:
+                an event each says so, and a log line now and then.)
         """
         with self._sending:
             if self._unsent:  # of an earlier flush; only then what has come since
@@ -136,8 +137,10 @@ class BufferedCounter:
             if by:
                 try:
                     self._counter.increment(key, by=by, once=once)
-                except (RecordError, LimitReached):
-                    logger.exception("buffered counter %r: %d is lost", self._counter.name, by)
+                except (StoreUnavailable, OutcomeUnknown, Conflict):
+                    raise  # kept, and sent again under the same id
+                except Exception as failure:  # noqa: BLE001  # what troubles one key must not hold up the others
+                    degraded(self._counter.store, "counter", self._counter.name, "drop", failure)
             self._unsent.pop()
         with self._lock:
             self._unsent_count = 0
@@ -159,10 +162,10 @@ class BufferedCounter:
             self._wake.clear()
             try:
                 self.flush()
-            except StoreError:
-                continue  # kept, and sent again under the same ids
+            except StoreError as failure:
+                degraded(self._counter.store, "counter", self._counter.name, "keep", failure)
             with self._lock:
-                if not self._pending:
+                if not self._pending and not self._unsent:
                     self._thread = None
                     return
 

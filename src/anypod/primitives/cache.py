@@ -43,7 +43,7 @@ from anypod.commands import (
     CacheReply,
     Filled,
 )
-from anypod.durations import check_durations, is_duration
+from anypod.durations import check_durations, check_spans, check_ttl, is_number, shown
 from anypod.errors import ConfigurationError, RecordError, StoreError
 from anypod.flow import Call, Flow, Sleep, arun, run
 from anypod.keys import Key, encode
@@ -122,14 +122,14 @@ class Cache(Generic[T]):
         unavailable: Literal["allow", "raise"] = "allow",
     ) -> None:
         check_durations(f"cache {name!r}", ttl=ttl, lease=lease)
-        for what, least in (("stale", stale), ("wait", wait), ("beta", beta)):
-            if not 0 <= least < math.inf:
-                raise ConfigurationError(
-                    f"cache {name!r}: {what} must be at least 0 and finite, not {least!r}"
-                )
-        if not 0 <= jitter < 1:
+        check_spans(f"cache {name!r}", stale=stale, wait=wait)
+        if not (is_number(beta) and 0 <= beta < math.inf):
             raise ConfigurationError(
-                f"cache {name!r}: jitter must be at least 0 and below 1, not {jitter!r}"
+                f"cache {name!r}: beta must be a number from 0 on, not {shown(beta)}; 0 never loads early"
+            )
+        if not (is_number(jitter) and 0 <= jitter < 1):
+            raise ConfigurationError(
+                f"cache {name!r}: jitter must be from 0 to below 1, not {shown(jitter)}; 0 adds none"
             )
         if unavailable not in ("allow", "raise"):
             raise ConfigurationError(
@@ -475,8 +475,8 @@ class Cache(Generic[T]):
     def _life(self, ttl: float | None) -> float:
         if ttl is None:
             ttl = self.ttl
-        elif not is_duration(ttl):
-            raise ValueError(f"cache {self.name!r}: ttl must be seconds above 0, not {ttl!r}")
+        else:
+            check_ttl(f"cache {self.name!r}", ttl)
         return ttl if not self.jitter else ttl * (1.0 - self.jitter * random.random())
 
     def _early(self) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
-from anypod.durations import check_durations
+from anypod.durations import check_durations, shown
 from anypod.errors import ConfigurationError, KeyReused, LimitReached
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
@@ -51,7 +51,7 @@ class Counter:
             type(floor) is type(ceiling) is int and -MAX_INTEGER <= floor <= ceiling <= MAX_INTEGER
         ):
             raise ConfigurationError(
-                f"counter {name!r}: floor {floor!r} and ceiling {ceiling!r} must be ints, in order and within "
+                f"counter {name!r}: floor {shown(floor)} and ceiling {shown(ceiling)} must be ints, in order and within "
                 f"±(2**53 - 1)"
             )
         if ttl is not None:
@@ -68,7 +68,7 @@ class Counter:
                 f"the first increment, a window with the clock"
             )
         self.name = name
-        self._store = store
+        self.store = store
         self._floor = floor
         self._ceiling = ceiling
         self._ttl = ttl
@@ -90,19 +90,19 @@ class Counter:
             StoreUnavailable: nothing was added.
             OutcomeUnknown: it may have been added; only with `once` is repeating safe.
         """
-        return run(self._store, self._increment(key, by, once))
+        return run(self.store, self._increment(key, by, once))
 
     async def aincrement(self, key: Key = None, *, by: int = 1, once: Key = None) -> int:
         """`increment`, awaiting."""
-        return await arun(self._store, self._increment(key, by, once))
+        return await arun(self.store, self._increment(key, by, once))
 
     def value(self, key: Key = None) -> int:
         """The current value, 0 for a counter that was never incremented or has run out."""
-        return run(self._store, self._value(key))
+        return run(self.store, self._value(key))
 
     async def avalue(self, key: Key = None) -> int:
         """`value`, awaiting."""
-        return await arun(self._store, self._value(key))
+        return await arun(self.store, self._value(key))
 
     def buffered(self, *, every: float = 1.0, size: int = 1_000) -> BufferedCounter:
         """The same counters, counted in the process and sent now and then; see `BufferedCounter`.
@@ -119,13 +119,13 @@ class Counter:
 
     def _address(self, key: Key) -> str:
         if not self._prefix:
-            self._prefix = self._store.prefix("counter", self.name)
+            self._prefix = self.store.prefix("counter", self.name)
         return self._prefix + encode(key)
 
     def _increment(self, key: Key, by: int, once: Key) -> Flow[int]:
         if type(by) is not int or not -MAX_INTEGER <= by <= MAX_INTEGER:
             raise ValueError(
-                f"counter {self.name!r}: a step must be an int within ±(2**53 - 1), not {by!r}"
+                f"counter {self.name!r}: a step must be an int within ±(2**53 - 1), not {shown(by)}"
             )
         operation = None if once is None else encode(once)
         added: Added = yield Add(

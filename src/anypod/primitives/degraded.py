@@ -1,7 +1,7 @@
 """What a primitive does when its store cannot be reached, and how it says so.
 
 A degraded decision is marked in the decision itself, counted, and logged, the last at most once in ten
-seconds per primitive: an outage writes a line that is read, not a million that are not.
+seconds per primitive and policy: an outage writes a line that is read, not a million that are not.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger("anypod")
 RaiseOrDeny: TypeAlias = Literal["raise", "deny"]
 """The policies of what must not happen twice or at the same time: allowing it would break the promise."""
 
-LOG_EVERY: Final = 10.0  # seconds, per primitive
+LOG_EVERY: Final = 10.0  # seconds, per primitive and policy
 MOST_SUBJECTS: Final = 65_536  # of a local quota; the oldest go first
 
 _WORDS: Final = {"rate": "rate limit"}
 
 _lock = threading.Lock()
-_logged: dict[str, tuple[float, int]] = {}
+_logged: dict[tuple[str, str], tuple[float, int]] = {}
 
 
 def degraded(store: Store, kind: str, name: str, policy: str, failure: Exception) -> None:
@@ -46,11 +46,11 @@ def degraded(store: Store, kind: str, name: str, policy: str, failure: Exception
     what = f"{_WORDS.get(kind, kind)} {name!r}"
     now = time.monotonic()
     with _lock:
-        last, silent = _logged.get(what, (-LOG_EVERY, 0))
+        last, silent = _logged.get((what, policy), (-LOG_EVERY, 0))
         if now - last < LOG_EVERY:
-            _logged[what] = (last, silent + 1)
+            _logged[what, policy] = (last, silent + 1)
             return
-        _logged[what] = (now, 0)
+        _logged[what, policy] = (now, 0)
     more = f" ({silent} more since the last line)" if silent else ""
     logger.warning("%s is degraded to %r%s: %s", what, policy, more, failure)
 

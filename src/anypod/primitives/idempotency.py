@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anypod.commands import Abandon, Claim, Claimed, ClaimStatus, Complete, Inspect
-from anypod.durations import check_durations, check_wait, is_duration
+from anypod.durations import check_durations, check_ttl, check_wait, shown
 from anypod.errors import (
     ConfigurationError,
     EarlierFailure,
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 _VALUE: Final = b"v"
 _FAILURE: Final = b"f"
 _SEALED: Final = b"s"
+_NOTHING: Final = _VALUE + Serializer[None]().encode(None)  # whatever the type is
+
+_NO_KEYS: Final = ("", b"", ())
+LONGEST_FINGERPRINT: Final = 200  # characters
 
 _FIRST_PAUSE: Final = (
     0.01  # seconds between two looks at a claim in flight: doubled up to the longest
@@ -191,7 +195,16 @@ class Idempotency:
         return explanation(claimed, self.decoded)
 
     def address(self, key: Key) -> str:
-        """Where the claim of an operation is."""
+        """Where the claim of an operation is.
+
+        Raises:
+            ValueError: the key names nothing.
+        """
+        if key is None or key in _NO_KEYS:
+            raise ValueError(
+                f"idempotency {self.name!r}: the key is {shown(key)}; every operation without a key would be one "
+                f"and the same, and get the outcome of the first"
+            )
         if not self._prefix:
             self._prefix = self.store.prefix("idempotency", self.name)
         return self._prefix + encode(key)
@@ -200,15 +213,15 @@ class Idempotency:
         """Claim, waiting for whoever is at work; the reply is granted or complete."""
         owner = f"idempotency {self.name!r}"
         check_wait(owner, wait)
-        if key is None or key == "":
-            raise ValueError(
-                f"{owner}: the key is {key!r}; every operation without a key would be one and the same, and get "
-                f"the outcome of the first"
-            )
-        if type(fingerprint) is not str:
+        if not isinstance(fingerprint, str):
             raise TypeError(
                 f"{owner}: a fingerprint must be a str that stands for the arguments, such as a hash of them, "
                 f"not {type(fingerprint).__name__}"
+            )
+        if len(fingerprint) > LONGEST_FINGERPRINT:
+            raise ValueError(
+                f"{owner}: a fingerprint has {LONGEST_FINGERPRINT} characters at most, not {len(fingerprint):,}; "
+                f"give a hash of it"
             )
         address = self.address(key)
         patience = time.monotonic() + wait
@@ -258,10 +271,12 @@ class Idempotency:
 
     def encoded(self, outcome: Any) -> bytes:
         """An outcome as bytes."""
-        return _VALUE + self._serializer.encode(outcome)
+        return _NOTHING if outcome is None else _VALUE + self._serializer.encode(outcome)
 
     def decoded(self, stored: bytes) -> Any:
         """The outcome that these bytes stand for; a kept failure is raised."""
+        if stored == _NOTHING:
+            return None
         kind, rest = stored[:1], stored[1:]
         if kind == _FAILURE:
             raise EarlierFailure(
@@ -434,11 +449,8 @@ class Attempt:
             yield from self._complete(_FAILURE + type(failure).__qualname__.encode(), None)
 
     def _complete(self, stored: bytes, ttl: float | None) -> Flow[None]:
-        if ttl is not None and not is_duration(ttl):
-            raise ValueError(
-                f"idempotency {self._family.name!r}: ttl must be seconds above 0, up to a hundred years, not "
-                f"{ttl!r}; nothing was stored"
-            )
+        if ttl is not None:
+            check_ttl(f"idempotency {self._family.name!r}", ttl)
         self._settle()
         keep = self._family.ttl if ttl is None else ttl
         if not (yield Complete(self.address, self.token, stored, keep)):

@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from anypod.durations import check_durations, is_duration, is_number, shown
 from anypod.errors import ConfigurationError
 from anypod.primitives.local_flight import Berth, Landed, ReentrantLoad, SingleFlight
 from anypod.primitives.local_key import typed_key
@@ -86,16 +87,14 @@ class LocalCache:
         jitter: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not 0 < ttl < math.inf:
+        check_durations(f"cache {name!r}", ttl=ttl)
+        if type(maxsize) is not int or maxsize < 1:
             raise ConfigurationError(
-                f"cache {name!r}: ttl={ttl!r} must be a positive number of seconds; without an end, a "
-                f"value that changed elsewhere would be served for ever"
+                f"cache {name!r}: maxsize must be an int, at least 1, not {shown(maxsize)}"
             )
-        if maxsize < 1:
-            raise ConfigurationError(f"cache {name!r}: maxsize={maxsize!r} must be at least 1")
-        if not 0 <= jitter < 1:
+        if not (is_number(jitter) and 0 <= jitter < 1):
             raise ConfigurationError(
-                f"cache {name!r}: jitter={jitter!r} must be at least 0 and below 1"
+                f"cache {name!r}: jitter must be from 0 to below 1, not {shown(jitter)}; 0 adds none"
             )
         self.name = name
         self.ttl = float(ttl)
@@ -138,10 +137,10 @@ class LocalCache:
         """
         if ttl is None:
             ttl = self._lifetime()
-        elif not 0 < ttl <= self.ttl:
+        elif not (is_duration(ttl) and ttl <= self.ttl):
             raise ValueError(
-                f"cache {self.name!r}: ttl={ttl!r} must be positive and at most the {self.ttl:g} s that "
-                f"the cache declares; declare more, or keep it for less"
+                f"cache {self.name!r}: ttl must be seconds above 0 and at most the {self.ttl:g} s that the "
+                f"cache declares, not {shown(ttl)}; declare more, or keep it for less"
             )
         stored = typed_key(key)
         now = self.clock()

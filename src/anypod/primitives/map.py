@@ -14,8 +14,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from anypod.commands import Get, Page, Put, Scan, Stored, Versioned
-from anypod.durations import check_durations
+from anypod.commands import MAX_INTEGER, Get, Page, Put, Scan, Stored, Versioned
+from anypod.durations import check_durations, shown
 from anypod.errors import Conflict, LeaseLost, RecordError
 from anypod.flow import Call, Flow, Sleep, arun, run
 from anypod.keys import Key, decode, encode
@@ -30,6 +30,9 @@ D = TypeVar("D")
 ATTEMPTS: Final = 64  # of an update before it gives up
 _FIRST_PAUSE: Final = 0.001  # seconds; doubled up to the longest, of which a random part is slept
 _LONGEST_PAUSE: Final = 0.1
+_VERSIONS: Final = "give the version that entry() or set() gave, or 0 for no value"
+_TOKENS: Final = "give hold.token of the lock under which this is written, or leave it out"
+LARGEST_PAGE: Final = 10_000  # values
 _UNFENCED: Final = 0
 
 
@@ -148,7 +151,14 @@ class Map(Generic[V]):
 
         What is there from the beginning to the end of the walk is met once; what comes or goes
         meanwhile is met or not.
+
+        Args:
+            page: about how many to fetch at a time, 10,000 at most.
         """
+        self._number("page", page, 1, LARGEST_PAGE, "a walk meets all, in pages")
+        return self._items(page)
+
+    def _items(self, page: int) -> Iterator[tuple[Any, V]]:
         after: str | None = ""
         met: dict[str, None] = {}
         while after is not None:
@@ -156,8 +166,12 @@ class Map(Generic[V]):
             yield from self._decoded(found, met)
             after = found.after
 
-    async def aitems(self, *, page: int = 100) -> AsyncIterator[tuple[Any, V]]:
+    def aitems(self, *, page: int = 100) -> AsyncIterator[tuple[Any, V]]:
         """`items`, awaiting each page."""
+        self._number("page", page, 1, LARGEST_PAGE, "a walk meets all, in pages")
+        return self._aitems(page)
+
+    async def _aitems(self, page: int) -> AsyncIterator[tuple[Any, V]]:
         after: str | None = ""
         met: dict[str, None] = {}
         while after is not None:
@@ -197,8 +211,8 @@ class Map(Generic[V]):
         return None if stored is None else Entry(self._decode(stored), stored.version)
 
     def _set(self, key: Key, value: V, expect: int | None, fence: int | None) -> Flow[int]:
-        self._number("expect", expect, 0)
-        self._number("fence", fence, 1)
+        self._number("expect", expect, 0, MAX_INTEGER, _VERSIONS)
+        self._number("fence", fence, 1, MAX_INTEGER, _TOKENS)
         encoded = self._serializer.encode(value)
         put = Put(self._address(key), encoded, self._ttl, expect, fence or _UNFENCED)
         stored: Stored = yield put
@@ -215,14 +229,15 @@ class Map(Generic[V]):
             f"lock was taken over, and this value was not written"
         )
 
-    def _number(self, what: str, number: int | None, least: int) -> None:
-        if number is not None and (type(number) is not int or number < least):
+    def _number(self, what: str, number: int | None, least: int, most: int, remedy: str) -> None:
+        if number is not None and (type(number) is not int or not least <= number <= most):
             raise ValueError(
-                f"map {self.name!r}: {what} must be an int from {least} on, not {number!r}"
+                f"map {self.name!r}: {what} must be an int from {least} to {most:,}, not {shown(number)}; "
+                f"{remedy}"
             )
 
     def _delete(self, key: Key, expect: int | None) -> Flow[None]:
-        self._number("expect", expect, 0)
+        self._number("expect", expect, 0, MAX_INTEGER, _VERSIONS)
         stored: Stored = yield Put(self._address(key), None, None, expect)
         if not stored.written:
             standing = 0 if stored.current is None else stored.current.version
@@ -250,7 +265,6 @@ class Map(Generic[V]):
         )
 
     def _scan(self, after: str, page: int) -> Flow[Page]:
-        self._number("page", page, 1)
         found: Page = yield Scan(self._begin(), after, page)
         return found
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
 
+from anypod.durations import check_spans
 from anypod.errors import ConfigurationError
 from anypod.keys import Key, encode
 
@@ -43,6 +44,7 @@ class Once:
                 f"idempotency {family.name!r}: key= must be a function of the call's arguments, such as "
                 f"`lambda message: message.id`, not {key!r}"
             )
+        check_spans(f"idempotency {family.name!r}", wait=wait)
         self._family = family
         self._key = key
         self._fingerprint = fingerprint
@@ -73,11 +75,6 @@ class Once:
 
     def _named(self, *args: Any, **kwargs: Any) -> tuple[Key, str]:
         key = self._key(*args, **kwargs)
-        if key is None:
-            raise ValueError(
-                f"idempotency {self._family.name!r}: key= gave None for this call; every call without a key "
-                f"would be one and the same operation"
-            )
         if self._fingerprint is None:
             return key, ""
         return key, encode(self._fingerprint(*args, **kwargs))

@@ -28,6 +28,8 @@ LARGEST_LIMIT: Final = 1_000_000
 LARGEST_LOG: Final = 10_000  # hits that a sliding log remembers for each subject
 SHORTEST_PERIOD: Final = 0.001
 LONGEST_PERIOD: Final = 366 * 86_400.0
+MOST_RATES: Final = 16  # of one limit
+LONGEST_TEXT: Final = 1_000  # characters
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>[0-9_]+)|(?P<word>[A-Za-z]+)|(?P<mark>.))", re.DOTALL)
 
@@ -67,7 +69,8 @@ class _Reader:
 
     def number(self, what: str, largest: int) -> int:
         text, at = self.take("number", what)
-        value = int(text.replace("_", "")[:20] or 0)  # more digits are too many, whatever they say
+        # More digits are too many, whatever they say; Python refuses to read thousands.
+        value = int(text.replace("_", "").lstrip("0")[:20] or 0)
         if not 0 < value <= largest:
             raise self.fail(f"{what} from 1 to {largest:,}", at)
         return value
@@ -84,6 +87,11 @@ def parse_rates(text: str, algorithm: Algorithm, owner: str = "rate limit") -> t
     Raises:
         ConfigurationError: pointing at the character that does not fit.
     """
+    if len(text) > LONGEST_TEXT:
+        raise ConfigurationError(
+            f"{owner}: rates are written in {LONGEST_TEXT:,} characters at most, not {len(text):,}; "
+            f"'100/minute; 1000/day' are two"
+        )
     reader = _Reader(text, owner)
     policies = []
     while True:

@@ -17,7 +17,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -27,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anypod.commands import Algorithm, Policy, Quota, Take, TakeAll, Taken
-from anypod.durations import is_duration
+from anypod.durations import is_duration, shown
 from anypod.errors import ConfigurationError, StoreError
 from anypod.flow import Call, Flow, arun, run
 from anypod.keys import Key, encode
@@ -36,6 +35,7 @@ from anypod.primitives.rate import (
     LARGEST_LIMIT,
     LARGEST_LOG,
     LONGEST_PERIOD,
+    MOST_RATES,
     SHORTEST_PERIOD,
     describe,
     parse_rates,
@@ -237,18 +237,24 @@ class RateLimit:
             policies = tuple(rates)
         else:
             raise ConfigurationError(
-                f"{owner}: rates must be a text such as '100/minute', or a list of policies, not {rates!r}"
+                f"{owner}: rates must be a text such as '100/minute', or a list of policies, not {shown(rates)}"
             )
-        if not policies or len(set(policies)) < len(policies):
-            raise ConfigurationError(f"{owner}: give at least one rate, and none twice")
+        if not 0 < len(policies) <= MOST_RATES or len(set(policies)) < len(policies):
+            raise ConfigurationError(
+                f"{owner}: give at least one rate, at most {MOST_RATES}, and none twice"
+            )
         for policy in policies:
+            if not isinstance(policy.algorithm, Algorithm):
+                raise ConfigurationError(
+                    f"{owner}: a policy's algorithm must be an Algorithm, not {shown(policy.algorithm)}"
+                )
             units = (policy.limit, policy.burst)
             if not all(type(each) is int and 1 <= each <= LARGEST_LIMIT for each in units) or not (
                 is_duration(policy.period) and SHORTEST_PERIOD <= policy.period <= LONGEST_PERIOD
             ):
                 raise ConfigurationError(
                     f"{owner}: a policy needs a limit and a burst from 1 to {LARGEST_LIMIT:,}, and a period from "
-                    f"{SHORTEST_PERIOD} s to a year, not {policy!r}"
+                    f"{SHORTEST_PERIOD} s to a year, not {shown(policy)}"
                 )
             if policy.algorithm is Algorithm.SLIDING_LOG and policy.limit > LARGEST_LOG:
                 raise ConfigurationError(
@@ -258,6 +264,11 @@ class RateLimit:
         return policies
 
     def _override(self, text: str) -> tuple[Policy, ...]:
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"rate limit {self.name!r}: an override must be a text such as '100/minute', or None from a "
+                f"function, not {shown(text)}"
+            )
         if text not in self._parsed:
             if len(self._parsed) >= 1_024:
                 self._parsed.clear()
@@ -319,14 +330,14 @@ class RateLimit:
             return  # every policy admits one
         if type(cost) is not int or cost < 1:
             raise ValueError(
-                f"rate limit {self.name!r}: a cost must be an int from 1 on, not {cost!r}; refund() "
+                f"rate limit {self.name!r}: a cost must be an int from 1 on, not {shown(cost)}; refund() "
                 f"gives back"
             )
         for policy in policies:
             most = policy.burst if policy.algorithm is Algorithm.GCRA else policy.limit
             if cost > most:
                 raise ValueError(
-                    f"rate limit {self.name!r}: a cost of {cost} can never be admitted by "
+                    f"rate limit {self.name!r}: a cost of {shown(cost)} can never be admitted by "
                     f"{describe(policy)}, which holds {most} at most"
                 )
 
@@ -339,6 +350,10 @@ class RateLimit:
             retry_after=0.0 if self.shadow else retry,
             would_deny=self.shadow and not taken.admitted,
         )
+
+    def not_refunded(self, failure: StoreError) -> None:
+        """Note that what a refused request took occupies this limit until time gives it back."""
+        degraded(self.store, "rate", self.name, "no refund", failure)
 
     def without_store(
         self, address: str, policies: tuple[Policy, ...], cost: int, failure: StoreError
@@ -419,8 +434,10 @@ def _hit_all(
         if not decision.allowed:
             for (earlier, subject), taken in zip(hits, decisions[:-1], strict=False):
                 if not taken.degraded:
-                    with suppress(StoreError):  # then it comes back by itself, later
+                    try:
                         yield Call(partial(refund, earlier, subject, cost=cost))
+                    except StoreError as failure:  # then it comes back by itself, later
+                        earlier.not_refunded(failure)
             break
     return tuple(decisions)
 
@@ -455,8 +472,8 @@ def _hit_together(
 def _algorithm(name: str, algorithm: str | Algorithm) -> Algorithm:
     try:
         return Algorithm(algorithm)
-    except ValueError:
+    except (TypeError, ValueError):
         known = ", ".join(repr(each.value) for each in Algorithm)
         raise ConfigurationError(
-            f"rate limit {name!r}: there is no algorithm {algorithm!r}; known: {known}"
+            f"rate limit {name!r}: there is no algorithm {shown(algorithm)}; known: {known}"
         ) from None

@@ -83,7 +83,7 @@ class Sessions:
         self.absolute = absolute
         self.grace = grace
         self.store = store
-        self._serializer: Serializer[Any] = Serializer(owner=f"session {name!r}")
+        self._serializer: Serializer[Any] = Serializer(owner="its value")
         self._prefix = ""
 
     def new(self) -> Session:
@@ -191,16 +191,15 @@ class Sessions:
         """The key of the index of one user's sessions."""
         return self.store.prefix("session-user", self.name) + user_key
 
-    def encode(self, value: object) -> bytes:
-        """A field's value as bytes."""
-        return self._serializer.encode(value)
+    def encode(self, name: str, value: object) -> bytes:
+        """A field's value as bytes; TypeError or ValueError if it is not plain data, or too large."""
+        try:
+            return self._serializer.encode(value)
+        except (TypeError, ValueError) as failure:
+            raise type(failure)(f"session {self.name!r}: field {name!r}: {failure}") from failure
 
     def decode(self, name: str, encoded: bytes) -> Any:
-        """A field's value.
-
-        Raises:
-            RecordError: it was written by something that this version does not read.
-        """
+        """A field's value; RecordError if it was written by what this version does not read."""
         try:
             return self._serializer.decode(encoded)
         except Undecodable as failure:
@@ -242,7 +241,7 @@ class Sessions:
     def _create(self, user: Key, fields: dict[str, Any]) -> Flow[Session]:
         token = _token()
         user_key = None if user is None else encode(user)
-        put = {"." + name: self.encode(value) for name, value in fields.items()}
+        put = {"." + name: self.encode(name, value) for name, value in fields.items()}
         yield from self.bind(token, user_key, put, None)
         return Session(
             self, token, fields={"." + k: put["." + k] for k in fields}, user_key=user_key
@@ -437,7 +436,7 @@ class Session(MutableMapping[str, Any]):
                 if field in self._stored:
                     drop.append(field)
                 continue
-            encoded = self._sessions.encode(value)
+            encoded = self._sessions.encode(name, value)
             if self._stored.get(field) != encoded:
                 put[field] = encoded
         return put, tuple(drop)

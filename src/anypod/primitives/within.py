@@ -29,6 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from anypod.commands import Abandon, Claimed, ClaimStatus, Complete
+from anypod.durations import check_durations, check_spans
 from anypod.errors import ConfigurationError, Conflict, InFlight, KeyReused, StoreError
 from anypod.flow import Call, Flow, arun, run
 from anypod.keys import Key
@@ -60,6 +61,7 @@ PURGE: Final = {
     "datetime('now', '-' || ? || ' seconds') RETURNING 1",
 }
 TIMEOUT: Final = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', ?, true)"
+LONGEST_LOCK: Final = 86_400.0  # seconds; PostgreSQL counts them as ms in 32 bits
 LOOKS: Final = 5  # at a row that serialization keeps from sight
 
 
@@ -86,8 +88,7 @@ def purge(connection: Any, older_than: float) -> int:
     Returns:
         How many rows were deleted.
     """
-    if not 0 <= older_than < float("inf"):
-        raise ConfigurationError(f"older_than must be seconds from 0 on, not {older_than!r}")
+    check_spans("purge()", older_than=older_than)
     transaction = transaction_of(connection)
     transaction.begin()
     try:
@@ -110,8 +111,12 @@ class Within:
     """
 
     def __init__(self, family: Idempotency, connection: Any, *, lock_timeout: float = 2.0) -> None:
-        if not 0 < lock_timeout < 86_400:
-            raise ConfigurationError(f"lock_timeout must be seconds above 0, not {lock_timeout!r}")
+        owner = f"idempotency {family.name!r}"
+        check_durations(owner, lock_timeout=lock_timeout)
+        if lock_timeout > LONGEST_LOCK:
+            raise ConfigurationError(
+                f"{owner}: lock_timeout must be at most {LONGEST_LOCK:.0f} s, not {lock_timeout!r}; 2.0 is usual"
+            )
         self.family = family
         self.transaction: Transaction = transaction_of(connection)
         self._lock_timeout = lock_timeout
