@@ -161,6 +161,19 @@ def test_a_session_is_looked_for_by_a_text(state: State) -> None:
     assert state.session().load(7) is None  # type: ignore[arg-type]
 
 
+def test_what_is_of_another_kind(state: State) -> None:
+    for message, make in (
+        ("counter name 7 must be", lambda: state.counter(7).value()),  # type: ignore[arg-type]
+        ("lock name None must be", lambda: state.lock(None).acquire().__enter__()),  # type: ignore[arg-type]
+        ("lock 'x': limit must be", lambda: state.slots("x", 10**5_000)),
+        ("'x': colocate must be", lambda: state.rate_limit("x", "1/m", colocate=7)),  # type: ignore[arg-type]
+        ("'x': overrides must be", lambda: state.rate_limit("x", "1/m", overrides=["a"])),  # type: ignore[arg-type]
+        ("cache 'x': schema must be", lambda: state.cache("x", ttl=1, schema=7)),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            make()
+
+
 # --- buffered counters
 
 

@@ -122,6 +122,8 @@ class Cache(Generic[T]):
         unavailable: Literal["allow", "raise"] = "allow",
     ) -> None:
         check_durations(f"cache {name!r}", ttl=ttl, lease=lease)
+        if not isinstance(schema, str):
+            raise ConfigurationError(f"cache {name!r}: schema must be a str, not {shown(schema)}")
         check_spans(f"cache {name!r}", stale=stale, wait=wait)
         if not (is_number(beta) and 0 <= beta < math.inf):
             raise ConfigurationError(

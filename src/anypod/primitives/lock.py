@@ -25,8 +25,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from anypod.commands import Acquire, Acquired, Release, Withdraw, mailbox
-from anypod.durations import check_durations, check_wait
+from anypod.commands import MAX_INTEGER, Acquire, Acquired, Release, Withdraw, mailbox
+from anypod.durations import check_durations, check_wait, shown
 from anypod.errors import (
     ConfigurationError,
     LeaseLost,
@@ -146,9 +146,9 @@ class Lock:
         unavailable: RaiseOrDeny = "raise",
     ) -> None:
         check_durations(f"lock {name!r}", lease=lease)
-        if type(limit) is not int or limit < 1:
+        if type(limit) is not int or not 1 <= limit <= MAX_INTEGER:
             raise ConfigurationError(
-                f"lock {name!r}: limit must be an int from 1 on, not {limit!r}"
+                f"lock {name!r}: limit must be an int from 1 on, not {shown(limit)}"
             )
         check_policy("lock", name, unavailable, "raise", "deny")
         self.name = name

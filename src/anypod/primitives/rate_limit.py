@@ -148,6 +148,10 @@ class RateLimit:
         self.store = store
         self._algorithm = _algorithm(name, algorithm)
         self.policies = self._read(rates)
+        if not (overrides is None or isinstance(overrides, Mapping) or callable(overrides)):
+            raise ConfigurationError(
+                f"rate limit {name!r}: overrides must be a mapping of keys to rates or a function, not {shown(overrides)}"
+            )
         self._overrides = overrides.get if isinstance(overrides, Mapping) else overrides
         self._parsed: dict[str, tuple[Policy, ...]] = {}
         if isinstance(overrides, Mapping):
@@ -160,10 +164,11 @@ class RateLimit:
                 f"rate limit {name!r}: unavailable='local' needs replicas=, the number among which the "
                 f"limit is divided, and nothing else does"
             )
-        if colocate is not None and not GROUP.fullmatch(colocate):
+        group: object = colocate
+        if group is not None and not (isinstance(group, str) and GROUP.fullmatch(group)):
             raise ConfigurationError(
                 f"rate limit {name!r}: colocate must be 1 to 100 letters, digits, '_', '.' or '-', the same for "
-                f"all limits of the group, not {colocate!r}"
+                f"all limits of the group, not {shown(colocate)}"
             )
         self._unavailable: OnUnavailable = unavailable
         self.colocate = colocate

@@ -104,7 +104,8 @@ class Store:
         Raises:
             ConfigurationError: the name is not 1 to 100 letters, digits, `_`, `.` or `-`.
         """
-        if not _NAME.fullmatch(name):
+        given: object = name
+        if not (isinstance(given, str) and _NAME.fullmatch(given)):
             raise ConfigurationError(
                 f"{kind} name {name!r} must be 1 to 100 letters, digits, '_', '.' or '-'; what varies "
                 f"per user or request belongs into the key"
