@@ -191,6 +191,10 @@ class _Proof:
         self.left_out += plan.unplanned
         starts, requests = plan.starts(), plan.requests(len(self.workload.steps))
         seconds = starts * world.seconds_per_start + requests * baseline.seconds_per_request
+        if world.forks and plan.count(Kind.DEPLOY):
+            # Each start of a deploy is an import, and its world has to import the service first.
+            imports = plan.starts(Kind.DEPLOY) + max(2, options.replicas)
+            seconds += imports * world.seconds_per_import
         self._emit(
             Planned(
                 {kind: plan.count(kind) for kind in TRIED if plan.count(kind)},

@@ -281,7 +281,8 @@ class Opened:
 class Planned:
     """The baselines agree; this is what will be tried.
 
-    `seconds` is an estimate from the starts and requests measured so far.
+    `seconds` is an estimate from the imports, starts and requests measured so far: of the schedules,
+    without what explaining a difference takes.
     """
 
     schedules: Mapping[Kind, int]

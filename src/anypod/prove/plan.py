@@ -75,10 +75,12 @@ class Plan:
             return len(self.overlaps)
         return sum(run.schedule.kind is kind for run in self.runs)
 
-    def starts(self) -> int:
-        """How many processes the plan needs."""
+    def starts(self, kind: Kind | None = None) -> int:
+        """How many processes the plan needs, or its schedules of one kind that are played once."""
+        if kind is not None:
+            return sum(run.schedule.starts for run in self.runs if run.schedule.kind is kind)
         again = len(self.modes) * 2 if self.retried else 0
-        at_once = len(self.overlaps) * (TRIES + 2) * 2
+        at_once = len(self.overlaps) * (TRIES * 2 + 6)  # both orders apart and together
         return sum(run.schedule.starts for run in self.runs) + again + len(self.once) + at_once
 
     def requests(self, steps: int) -> int:

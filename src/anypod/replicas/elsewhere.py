@@ -122,6 +122,7 @@ class Elsewhere(World):
     def __init__(self, application: Application, *, start_timeout: float = 30.0) -> None:
         self.application = application
         self.starts = 0
+        self.seconds_per_import = 0.0
         self._timeout = start_timeout
         self._replicas = [
             RunningReplica(slot, address_of(url)) for slot, url in enumerate(application.urls)

@@ -74,6 +74,8 @@ class Application:
 class World:
     """Slots in which replicas of one application run; a context manager.
 
+    `seconds_per_import` is how long the slowest import of the service took; 0.0 before the first.
+
     Args:
         application: what runs.
         slots: how many replicas can run at once.
@@ -115,6 +117,7 @@ class World:
                 f"{application.root} is not a folder: a project tree is served from one"
             )
         self._start_seconds = 0.0
+        self.seconds_per_import = 0.0
         self._remarks: dict[str, None] = {}
         self._prepared = False
         self._closed = False
@@ -233,7 +236,9 @@ class World:
             for pod in self._pods:
                 self._check_open()
                 pod.disk.capture()
+                began = time.perf_counter()
                 pod.import_service(self._namespace)
+                self.seconds_per_import = max(self.seconds_per_import, time.perf_counter() - began)
                 if pod.forks:
                     pod.disk.capture()
             for companion in self._companions:

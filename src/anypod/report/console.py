@@ -89,7 +89,7 @@ class ConsoleReport:
             Text(
                 f"      {count(event.starts, 'start')} × {duration(event.seconds_per_start)} and "
                 f"{count(event.requests, 'request')} ≈ {duration(event.seconds)} "
-                f"on {count(event.cores, 'core')}"
+                f"on {count(event.cores, 'core')}, more if answers differ"
             )
         )
         if self._console.is_terminal:
