@@ -154,7 +154,10 @@ PLANNED = Planned({Kind.ANOTHER_POD: 1, Kind.RETRY: 3}, 43, 120, 0.4, 9.0, 2, fo
 def test_the_plan_is_told_with_its_cost() -> None:
     text = said(PLANNED)
     assert "plan: 1 × another pod, 3 × retry" in text
-    assert "43 starts × 0.4 s and 120 requests ≈ 9 s on 2 cores, more if answers differ" in " ".join(text.split())
+    assert (
+        "43 starts × 0.4 s and 120 requests ≈ 9 s on 2 cores, more if answers differ"
+        in " ".join(text.split())
+    )
 
 
 def test_progress_is_only_for_terminals() -> None:
