@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,6 @@ from .test_buffered import eventually
 
 pytestmark = pytest.mark.quick
 
-NO_DURATIONS = (0, -1, math.nan, math.inf, True, "60", 1e12)
-NO_WAITS = (-0.1, math.nan, True, "soon")
-
 
 @pytest.fixture
 def state() -> Iterator[State]:
@@ -30,53 +27,8 @@ def state() -> Iterator[State]:
         yield state
 
 
-@pytest.mark.parametrize("seconds", NO_DURATIONS)
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("counter 'x': ttl", lambda state, n: state.counter("x", ttl=n)),
-        ("counter 'x': window", lambda state, n: state.counter("x", window=n)),
-        ("map 'x': ttl", lambda state, n: state.map("x", ttl=n)),
-        ("lock 'x': lease", lambda state, n: state.lock("x", lease=n)),
-        ("lock 'x': lease", lambda state, n: state.slots("x", 2, lease=n)),
-        ("idempotency 'x': lease", lambda state, n: state.idempotency("x", lease=n)),
-        ("idempotency 'x': ttl", lambda state, n: state.idempotency("x", ttl=n)),
-        ("session 'x': idle", lambda state, n: state.session("x", idle=n)),
-        ("session 'x': absolute", lambda state, n: state.session("x", absolute=n)),
-        ("cache 'x': ttl", lambda state, n: state.cache("x", ttl=n)),
-        ("cache 'x': lease", lambda state, n: state.cache("x", ttl=1, lease=n)),
-    ],
-)
-def test_no_duration(
-    state: State, name: str, make: Callable[[State, Any], Any], seconds: Any
-) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        make(state, seconds)
-    assert str(refusal.value).startswith(name)
-
-
-@pytest.mark.parametrize("wait", NO_WAITS)
-def test_a_wait_that_would_never_end_is_none(state: State, wait: Any) -> None:
-    with pytest.raises(ValueError, match="lock 'jobs': wait must"):
-        state.lock("jobs").acquire("a", wait=wait).__enter__()
-    with pytest.raises(ValueError, match="idempotency 'orders': wait must"):
-        state.idempotency("orders").claim("a", wait=wait).__enter__()
-
-
-@pytest.mark.parametrize("key", [None, ""])
-def test_an_operation_needs_a_key(state: State, key: Any) -> None:
+def test_an_outcome_that_would_be_forgotten_at_once_is_not_taken(state: State) -> None:
     orders = state.idempotency("orders")
-    with pytest.raises(ValueError, match="idempotency 'orders': the key is"):
-        orders.claim(key).__enter__()
-    calls = orders.once(key=lambda: key)(lambda: "done")
-    with pytest.raises(ValueError, match="would be one and the same"):
-        calls()
-
-
-def test_a_fingerprint_is_text_and_an_outcome_is_kept_for_some_time(state: State) -> None:
-    orders = state.idempotency("orders")
-    with pytest.raises(TypeError, match="idempotency 'orders': a fingerprint must be a str"):
-        orders.claim("a", 7).__enter__()  # type: ignore[arg-type]
     with orders.claim("a") as attempt:
         for ttl in (-1, 0, math.nan):
             with pytest.raises(ValueError, match="idempotency 'orders': ttl must"):
@@ -84,36 +36,6 @@ def test_a_fingerprint_is_text_and_an_outcome_is_kept_for_some_time(state: State
         attempt.complete("placed")
     with orders.claim("a") as again:
         assert again.outcome == "placed"
-
-
-def test_versions_tokens_and_pages_are_numbers(state: State) -> None:
-    prices = state.map("prices")
-    for fence in (0, -1, True, "7"):
-        with pytest.raises(ValueError, match="map 'prices': fence must be an int from 1 to"):
-            prices.set("pen", 1, fence=fence)  # type: ignore[arg-type]
-    for expect in (-1, 1.5):
-        with pytest.raises(ValueError, match="map 'prices': expect must be an int from 0 to"):
-            prices.set("pen", 1, expect=expect)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="map 'prices': expect"):
-            prices.delete("pen", expect=expect)  # type: ignore[arg-type]
-    for page in (0, -1):
-        with pytest.raises(ValueError, match="map 'prices': page must"):
-            list(prices.items(page=page))
-    assert prices.get("pen") is None
-
-
-def test_what_is_written_is_of_the_type(state: State) -> None:
-    ages = state.map("ages", type=int)
-    with pytest.raises(TypeError, match="map 'ages' holds <class 'int'>"):
-        ages.set("ada", "old")
-    with (
-        state.idempotency("orders", type=list[int]).claim("a") as attempt,
-    ):
-        with pytest.raises(TypeError, match="idempotency 'orders' holds"):
-            attempt.complete(["one"])
-        attempt.complete([1])
-    with pytest.raises(TypeError, match="map 'plain': a set"):
-        state.map("plain").set("a", {1, 2})
 
 
 def test_rates(state: State) -> None:
@@ -155,10 +77,6 @@ def test_a_refund_that_fails_does_not_hide_the_refusal(
     assert [(each.name, each.outcome) for each in told if each.degraded] == [
         ("wide", "StoreUnavailable")
     ]
-
-
-def test_a_session_is_looked_for_by_a_text(state: State) -> None:
-    assert state.session().load(7) is None  # type: ignore[arg-type]
 
 
 def test_what_is_of_another_kind(state: State) -> None:
