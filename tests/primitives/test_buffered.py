@@ -111,7 +111,7 @@ PROGRAM = """
         views.increment(by=10)
     if sys.argv[2] == "term":
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(60)  # until SIGTERM ends it
 """
 
 

@@ -13,8 +13,7 @@ from anypod.prove.schedules import TRIED, Kind
 OVERLAP = replace(FEW, schedules=frozenset({Kind.OVERLAP}))
 OTHERS = replace(FEW, schedules=frozenset(TRIED) - {Kind.OVERLAP, Kind.DEPLOY})
 
-# The barrier in the shared database lets both requests come to the dangerous moment, if there are two.
-SERVICE = """
+DATABASE = """
     import os, sqlite3, time
 
     FILE = os.environ["DATABASE_URL"].removeprefix("sqlite:///")
@@ -26,7 +25,11 @@ SERVICE = """
                 return database.execute(*statement).fetchall()
         finally:
             database.close()
-
+"""
+# The barrier in the shared database lets both requests come to the dangerous moment, if there are two.
+SERVICE = (
+    DATABASE
+    + """
     run("CREATE TABLE IF NOT EXISTS stock (left INTEGER)")
     run("CREATE TABLE IF NOT EXISTS names (name TEXT {unique})")
     run("CREATE TABLE IF NOT EXISTS here (n INTEGER)")
@@ -37,7 +40,7 @@ SERVICE = """
         run("INSERT INTO here VALUES (1)")
         until = time.monotonic() + 0.2
         while run("SELECT count(*) FROM here")[0][0] % 2 and time.monotonic() < until:
-            time.sleep(0.002)
+            time.sleep(0.002)  # polls, for 0.2 s at most
 
     def change(what):
         {change}
@@ -51,6 +54,7 @@ SERVICE = """
             repr((run("SELECT * FROM stock"), run("SELECT name FROM names"))).encode()
         ]
 """
+)
 LOST_UPDATE = """
         left = run("SELECT left FROM stock")[0][0]
         meet()
@@ -151,19 +155,9 @@ def test_what_differs_one_after_the_other_too_is_left_to_the_others(project: Pro
     assert verdict.divergences == ()
 
 
-READS = """
-    import os, sqlite3, time
-
-    FILE = os.environ["DATABASE_URL"].removeprefix("sqlite:///")
-
-    def run(*statement):
-        database = sqlite3.connect(FILE, timeout=10)
-        try:
-            with database:
-                return database.execute(*statement).fetchall()
-        finally:
-            database.close()
-
+READS = (
+    DATABASE
+    + """
     run("CREATE TABLE IF NOT EXISTS account (id PRIMARY KEY, cents)")
     run("CREATE TABLE IF NOT EXISTS cached (cents)")
     run("CREATE TABLE IF NOT EXISTS here (who)")
@@ -176,7 +170,7 @@ READS = """
     def wait_for(who):
         until = time.monotonic() + 0.2
         while not run("SELECT * FROM here WHERE who = ?", (who,)) and time.monotonic() < until:
-            time.sleep(0.002)
+            time.sleep(0.002)  # polls, for 0.2 s at most
 
     def transfer():
         wait_for("read")
@@ -191,6 +185,7 @@ READS = """
         start("200 OK", [("Content-Type", "text/plain")])
         return [repr(transfer() if environ["REQUEST_METHOD"] == "POST" else show()).encode()]
 """
+)
 TORN = """
         first = run("SELECT cents FROM account WHERE id = 'a'")
         arrive("read")

@@ -203,9 +203,14 @@ class Listening:
             with self._lock:
                 self._recording.end(pending, response)
 
-    def _failed(self, pending: Pending | None) -> None:
-        """The application raised, and the client lets the test see it: a server answers 500."""
-        self.end(pending, Response(500))
+    @contextlib.contextmanager
+    def _failing(self, pending: Pending | None) -> Iterator[None]:
+        """If the application raises, the client lets the test see it: a server answers 500."""
+        try:
+            yield
+        except Exception:
+            self.end(pending, Response(500))
+            raise
 
     def _werkzeug(self, module: Any) -> None:
         add_cookies = module.Client._add_cookies_to_wsgi  # noqa: SLF001  # the original calls it too
@@ -216,11 +221,8 @@ class Listening:
                 sent = environ.copy()
                 add_cookies(client, sent)
                 pending = self._begin(client, _of_environ(sent, body))
-                try:
+                with self._failing(pending):
                     chunks, status, headers = original(client, environ, buffered=buffered)
-                except Exception:
-                    self._failed(pending)
-                    raise
                 hearing = self._heard(pending, int(status.split(" ", 1)[0]), headers.items())
                 return _Chunks(chunks, hearing, headers), status, headers
 
@@ -245,11 +247,8 @@ class Listening:
                 if not self._is_ours(transport, request):
                     return original(transport, request)
                 pending = self._begin(transport, _of_httpx(request, request.read()))
-                try:
+                with self._failing(pending):
                     response = original(transport, request)
-                except Exception:
-                    self._failed(pending)
-                    raise
                 headers = response.headers.multi_items()
                 response.stream = tee(
                     response.stream, self._heard(pending, response.status_code, headers)
@@ -266,11 +265,8 @@ class Listening:
                 if not self._is_ours(transport, request):
                     return await original(transport, request)
                 pending = self._begin(transport, _of_httpx(request, await request.aread()))
-                try:
+                with self._failing(pending):
                     response = await original(transport, request)
-                except Exception:
-                    self._failed(pending)
-                    raise
                 headers = response.headers.multi_items()
                 hearing = self._heard(pending, response.status_code, headers, awaited=True)
                 response.stream = tee(response.stream, hearing)
@@ -296,11 +292,8 @@ class Listening:
                 environ = client._base_environ(**given)  # noqa: SLF001  # the original does so too
                 heard = _of_environ(environ, body)
                 pending = self._begin(client, heard, _csrf(client, heard))
-                try:
+                with self._failing(pending):
                     response = original(client, **given)
-                except Exception:
-                    self._failed(pending)
-                    raise
                 self._of_django(pending, response)
                 return response
 
@@ -316,11 +309,8 @@ class Listening:
                 headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
                 heard = Request(str(scope["method"]), target, tuple(headers), body)
                 pending = self._begin(client, heard, _csrf(client, heard))
-                try:
+                with self._failing(pending):
                     response = await original(client, **given)
-                except Exception:
-                    self._failed(pending)
-                    raise
                 self._of_django(pending, response)
                 return response
 
