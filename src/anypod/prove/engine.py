@@ -42,6 +42,7 @@ from anypod.prove.plan import Plan, Run
 from anypod.prove.player import Stopped
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.trial import (
+    SHARED_BY_ALL,
     Explained,
     Identified,
     Overlapped,
@@ -60,7 +61,6 @@ __all__ = ["Options", "prove"]
 MOST_WORLDS = 4
 GRACE = 20.0  # seconds beyond the budget for explaining what was found within it
 REMOTE = "reached for "
-SHARED_BY_ALL = "not isolated: "
 
 
 def prove(
@@ -191,9 +191,9 @@ class _Proof:
         self.left_out += plan.unplanned
         starts, requests = plan.starts(), plan.requests(len(self.workload.steps))
         seconds = starts * world.seconds_per_start + requests * baseline.seconds_per_request
-        if world.forks and plan.count(Kind.DEPLOY):
+        if world.forks and not world.imports_alike and plan.count(Kind.DEPLOY):
             # Each start of a deploy is an import, and its world has to import the service first.
-            imports = plan.starts(Kind.DEPLOY) + max(2, options.replicas)
+            imports = plan.starts(Kind.DEPLOY) + 2
             seconds += imports * world.seconds_per_import
         self._emit(
             Planned(
@@ -356,7 +356,7 @@ class _Proof:
             return Elsewhere(self.application, start_timeout=self.options.start_timeout)
         return World(
             self.application,
-            slots=max(2, self.options.replicas),
+            slots=2 if import_each else max(2, self.options.replicas),  # a deploy takes two pods
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,

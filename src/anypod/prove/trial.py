@@ -81,6 +81,8 @@ class Overlapped:
     played: bool = True
 
 
+SHARED_BY_ALL = "not isolated: "  # how an escape begins that is a write outside the copies
+
 Result = Ran | Explained | Retried | Repeated | Identified | Overlapped
 Job = Callable[[World], Result]
 
@@ -306,10 +308,18 @@ class Trial:
     # --- shared by the jobs
 
     def world_for(self, schedule: Schedule, world: World) -> AbstractContextManager[World]:
-        """Where to play a schedule: a deploy needs starts that are imports."""
-        if schedule.rolls and world.forks:
+        """Where to play a schedule: a deploy needs starts that are imports, or as good as those."""
+        if schedule.rolls and world.forks and not self._forks_are_imports(world):
             return self.importing.alone()
         return nullcontext(world)
+
+    def _forks_are_imports(self, world: World) -> bool:
+        """Whether a start that is an import could show no more than one that is a fork.
+
+        What each import draws anew, a secret or a time, has to differ between two pods then.
+        """
+        leaks = any(escape.startswith(SHARED_BY_ALL) for escape in self.baseline.escapes)
+        return self.slots > 1 and world.imports_alike and not leaks
 
     def _try(
         self, world: World, schedule: Schedule, clock: Clock

@@ -43,6 +43,12 @@ _HOSTS = {
     "socket.gethostbyaddr": 0,
 }
 _ADDRESSES = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+_PROGRAMS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork"})
+# Clients in C that connect and open unseen.
+_UNSEEN = (
+    "psycopg", "psycopg2", "MySQLdb", "oracledb", "cx_Oracle", "pymssql", "pyodbc", "pylibmc", "ibm_db",
+    "duckdb", "lmdb", "plyvel", "rocksdb", "confluent_kafka", "grpc", "pygit2", "zmq",
+)  # fmt: skip
 
 
 class Guard:
@@ -63,6 +69,7 @@ class Guard:
         self._addresses: frozenset[str] | None = None
         self._record_to: int | None = None
         self._recorded: set[str] = set()
+        self._asked_others = False
 
     def install(self, records: Path) -> None:
         """Start to watch. An audit hook cannot be removed again."""
@@ -83,6 +90,11 @@ class Guard:
         """The descriptor of the records, for those who count open files."""
         return self._record_to
 
+    @property
+    def asked_others(self) -> bool:
+        """Whether this process may have asked another one for anything, over a socket or by a program."""
+        return self._asked_others or any(name in sys.modules for name in _UNSEEN)
+
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = args
@@ -94,8 +106,12 @@ class Guard:
         elif event == "sqlite3.connect":
             self._wrote(_database(args[0]), None)
         elif event in _HOSTS:
+            self._asked_others = True
             self._reached(args[_HOSTS[event]])
+        elif event in _PROGRAMS:
+            self._asked_others = True
         elif event in _ADDRESSES:
+            self._asked_others = True
             address = args[_ADDRESSES[event]]
             if isinstance(address, tuple) and address:  # a string is a Unix socket
                 self._reached(address[0])

@@ -4,7 +4,7 @@ Run as `python -P -m anypod.replicas.lineage DESCRIPTOR SLOT`, in a session of i
 service's environment, in the slot's copy of the project tree. The descriptor is a channel to the tool:
 
     tool    → config
-    lineage → imported (forks or not, and why) | failed
+    lineage → imported (forks or not, and why; asked no other process) | failed
     tool    → start, with the descriptor of a second channel, to the replica itself
     lineage → started (pid)
     replica → ready (port) | failed, on its own channel; then it answers the probe there
@@ -118,7 +118,10 @@ class Lineage:
             {*before, self.channel.fileno(), self.guard.descriptor or -1}
         )
         gc.freeze()  # collections in a replica leave the pages alone that it shares with this process
-        self.channel.send({"event": "imported", "kind": self.kind, "reason": reason})
+        alone = not self.guard.asked_others
+        self.channel.send(
+            {"event": "imported", "kind": self.kind, "reason": reason, "alone": alone}
+        )
         if reason:
             self.serve_once()
         else:

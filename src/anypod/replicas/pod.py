@@ -248,6 +248,7 @@ class Pod:
         self.incarnation = 0
         self.kind = ""
         self.reason = ""
+        self.alone = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._used = False
@@ -315,6 +316,7 @@ class Pod:
                 kill_group(self._process.pid)
             message = self._receive(control, site.timeout, "finish its import")
             self.kind, self.reason = message["kind"], message["reason"]
+            self.alone = message["alone"]
 
     def _receive(self, channel: Channel, timeout: float, what: str) -> dict[str, Any]:
         """The next message of a starting process; anything but success is raised, and ends it."""

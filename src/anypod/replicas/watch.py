@@ -19,6 +19,7 @@ _MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
 # A write through a memory map is no event, but the file was opened for it: its close is one.
 _ANY = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_OPEN = 0x20  # of a directory too
 _IGNORED = 0x8000
 _EVENTS = 1 << 16
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
@@ -30,9 +31,13 @@ class Watch:
     """Watches the directories that it is told of; `close` gives the kernel's part back.
 
     A directory is its path and its inode: one that is removed or renamed and made anew is another.
+
+    Args:
+        opens: take it for a change when a file is opened, also to be read only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, opens: bool = False) -> None:
+        self._events = _ANY | _OPEN if opens else _ANY
         self._watched: dict[Directory, int] = {}
         self._descriptor = -1
         self._unsure = True
@@ -60,7 +65,7 @@ class Watch:
         self._unsure = self._unsure or bool(new)
         for directory in new:
             path = os.fsencode(directory[0])
-            number = self._libc.inotify_add_watch(self._descriptor, path, _ANY)
+            number = self._libc.inotify_add_watch(self._descriptor, path, self._events)
             if number < 0:
                 self.close()  # no watches left, or the directory is gone again
                 return

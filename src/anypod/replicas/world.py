@@ -20,7 +20,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ from anypod.replicas.hosts import refuse_remote
 from anypod.replicas.pod import Pod, Replica
 from anypod.replicas.site import Site
 from anypod.replicas.target import Target
+from anypod.replicas.watch import Watch
 
 __all__ = ["Application", "World"]
 
@@ -120,6 +122,7 @@ class World:
         self.seconds_per_import = 0.0
         self._remarks: dict[str, None] = {}
         self._prepared = False
+        self._imports_alike = not application.command
         self._closed = False
         self._stop = stop
         self._lock = threading.RLock()
@@ -237,7 +240,13 @@ class World:
                 self._check_open()
                 pod.disk.capture()
                 began = time.perf_counter()
-                pod.import_service(self._namespace)
+                with closing(Watch(opens=True)) as watch:
+                    watch.cover(_directories(self._volume.path))
+                    watch.begin()
+                    pod.import_service(self._namespace)
+                    looked = watch.may_have_changed()
+                if looked or not pod.alone or pod.import_records():
+                    self._imports_alike = False
                 self.seconds_per_import = max(self.seconds_per_import, time.perf_counter() - began)
                 if pod.forks:
                     pod.disk.capture()
@@ -257,6 +266,16 @@ class World:
         """Whether replicas are forked from their slot's import; if not, each start imports again."""
         self.prepare()
         return all(pod.forks for pod in self._pods)
+
+    @property
+    def imports_alike(self) -> bool:
+        """Whether an import now would do what the first ones did, so that a fork of one is as good.
+
+        They opened nothing on the volume, wrote nothing outside their disks and asked no other process:
+        no request can have changed what they saw.
+        """
+        self.prepare()
+        return self._imports_alike and self.forks
 
     @property
     def why_not_forked(self) -> str:
@@ -367,6 +386,12 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _directories(top: Path) -> Iterator[tuple[Path, int]]:
+    """A directory and all below it, with their inodes."""
+    for path, _, _ in os.walk(top):
+        yield Path(path), os.stat(path).st_ino  # noqa: PTH116  # walked as text
 
 
 def _new_namespace() -> str:
