@@ -52,7 +52,7 @@ MAY_TOUCH = {
     "stores": {"msgspec", "redis", "hiredis", "psycopg", "sqlalchemy", "django", "hypothesis"},
     "testing": {"pytest"},
     "web": {"flask", "werkzeug", "itsdangerous", "starlette", "django"},
-    "replicas": {"waitress", "uvicorn", "sqlalchemy", "werkzeug", "starlette"},
+    "replicas": {"waitress", "uvicorn", "sqlalchemy", "werkzeug", "starlette", "psycopg", "redis"},
     "prove": {"lxml", "uvicorn"},
     "report": {"rich"},
     "pytest_plugin": {"pytest"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from anypod.errors import ConfigurationError
 from anypod.prove.schedules import TRIED, Kind
 from anypod.replicas import Application, address_of
+from anypod.replicas.outside import is_state, told
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
@@ -51,10 +52,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reset",
-        metavar="CMD",
+        metavar="STATE",
         action="append",
         default=[],
-        help="run before each run, to put back what is outside the project; may be repeated",
+        help="put this back before each run: sqlite:///PATH, postgresql://…, redis://…/N, a file, a folder; "
+        "or a command that does it; may be repeated",
     )
     parser.add_argument(
         "--with",
@@ -105,7 +107,8 @@ def application(arguments: argparse.Namespace) -> Application:
         command=arguments.command,
         ready=arguments.ready,
         setup=tuple(arguments.setup),
-        reset=tuple(arguments.reset),
+        reset=tuple(text for text in arguments.reset if not is_state(text)),
+        outside=tuple(text for text in arguments.reset if is_state(text)),
         companions=tuple(arguments.companions),
         urls=tuple(arguments.url),
     )
@@ -144,7 +147,7 @@ def again(arguments: argparse.Namespace) -> str:
     for option in ("setup", "reset", "companions", "env_file"):
         name = {"companions": "with", "env_file": "env-file"}.get(option, option)
         for value in getattr(arguments, option):
-            parts += [f"--{name}", str(value)]
+            parts += [f"--{name}", told(str(value)) if option == "reset" else str(value)]
     if arguments.ready:
         parts += ["--ready", arguments.ready]
     return shlex.join(parts)

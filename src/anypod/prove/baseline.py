@@ -8,6 +8,8 @@ process. A workload whose answers on one replica are errors or missing cannot be
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +19,12 @@ from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Played, play
 from anypod.prove.schedules import Kind, Schedule, one_replica
 from anypod.prove.workload import Workload
-from anypod.replicas import State, World
+from anypod.replicas import Application, State, World
 
 APART = 1.1
+_TOLD = 5  # steps that are named beside the first
+_WRITTEN = "not isolated: "
+_NAMED_STORE = re.compile(r"(?:postgres(?:ql)?(?:\+\w+)?://[^/]*/\w|(?:redis|valkey)s?://[^/]*/\d)")
 
 
 class CannotRun(Exception):
@@ -105,7 +110,9 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
     try:
         noise = Noise.learn(first.trace, second.trace, other.trace)
     except ResetIncomplete as incomplete:
-        raise CannotRun(_reset_incomplete(workload, incomplete)) from incomplete
+        outlives = _outlives(workload, incomplete, first, second)
+        escapes = (*first.escapes, *second.escapes)
+        raise CannotRun(f"{outlives}. {_what_to_name(world.application, escapes)}") from incomplete
     return Baseline(
         trace=first.trace,
         other=other.trace,
@@ -192,14 +199,46 @@ def _status(exchange: Exchange) -> int:
     return exchange.response.status if isinstance(exchange.response, Response) else 0
 
 
-def _reset_incomplete(workload: Workload, incomplete: ResetIncomplete) -> str:
+def _outlives(workload: Workload, incomplete: ResetIncomplete, *runs: Played) -> str:
+    """Which steps remember an earlier run, and how the first of them shows it."""
     step = workload.steps[incomplete.difference.step_index]
     difference = incomplete.difference
+    others = [workload.steps[index] for index in _unlike_steps(*runs) if index != step.index]
+    told = ", ".join(f"line {other.line}: {other.label}" for other in others[:_TOLD])
+    more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
     return (
         f"reset incomplete: {workload.path.name}:{step.line}: {step.label}: the same run on one fresh "
         f"replica answered differently the second time, at {difference.where}: first "
-        f"{difference.expected}, then {difference.got}. Something outlives a run: a database or a "
-        "service outside the project that anypod does not reset. Point DATABASE_URL at a fresh one, "
-        "leave it unset for a private SQLite file, or write the workload so that it creates what it "
-        "reads"
+        f"{difference.expected}, then {difference.got}"
+        + (f"; the same at {told}{more}" if told else "")
+    )
+
+
+def _unlike_steps(first: Played, second: Played) -> Iterator[int]:
+    for one, two in zip(first.trace.exchanges, second.trace.exchanges, strict=False):
+        try:
+            Noise.learn(Trace((one,)), Trace((two,)))
+        except ResetIncomplete as found:
+            yield found.step
+
+
+def _what_to_name(application: Application, escapes: tuple[str, ...]) -> str:
+    """What to do about state that outlives a run, as far as it can be guessed."""
+    names: dict[str, str] = {}
+    for name, value in sorted(application.env.items()):
+        if _NAMED_STORE.match(value) and value not in application.outside:
+            names.setdefault(value, f'--reset "${name}"')
+    for escape in escapes:
+        if escape.startswith(_WRITTEN):
+            path = escape.removeprefix(_WRITTEN)
+            names.setdefault(path, f"--reset {shlex.quote(path)}")
+    named = (
+        f"It may be what {' and '.join(names.values())} would put back before each run. "
+        if names
+        else ""
+    )
+    return (
+        f"Something outside the project outlives a run, a database or a service. {named}--reset takes "
+        "sqlite:///PATH, postgresql://…, redis://…/N, a file, a folder, or a command. Or leave DATABASE_URL unset "
+        "for a private SQLite file, or write the workload so that it creates what it reads"
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from anypod.prove import plan as plans
 from anypod.prove import verdict as verdicts
@@ -54,7 +55,7 @@ from anypod.prove.trial import (
 )
 from anypod.prove.verdict import Done
 from anypod.prove.workload import Workload, route
-from anypod.replicas import Application, Elsewhere, ReplicaError, World
+from anypod.replicas import Application, Elsewhere, Outside, ReplicaError, World
 
 __all__ = ["Options", "prove"]
 
@@ -109,6 +110,7 @@ class _Proof:
     inconclusive: bool = False
     _deadlines: list[Deadline] = field(default_factory=list)
     _at_random: Iterator[Run] = field(init=False)
+    _outside: Outside = field(init=False)
     findings: Findings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,23 +127,27 @@ class _Proof:
                 self.options.replicas,
             )
         )
-        fleet: Fleet[Result] = Fleet(self._open_world, self._size())
         try:
-            try:
-                self._run(fleet)
-            except KeyboardInterrupt:
-                for deadline in self._deadlines:
-                    deadline.interrupt()
-                self.partial = self.inconclusive = True
-                self.left_out.insert(0, "what was left when it was interrupted")
-            finally:
-                self.done.starts = fleet.starts()
-                fleet.close()
+            with self.application.kept(self.options.allow_hosts) as self._outside:
+                self._run_all()
         except (CannotRun, ReplicaError) as reason:
             return self._could_not_run(reason)
         return self._conclude()
 
     # --- the parts of a proof
+
+    def _run_all(self) -> None:
+        fleet: Fleet[Result] = Fleet(self._open_world, self._size())
+        try:
+            self._run(fleet)
+        except KeyboardInterrupt:
+            for deadline in self._deadlines:
+                deadline.interrupt()
+            self.partial = self.inconclusive = True
+            self.left_out.insert(0, "what was left when it was interrupted")
+        finally:
+            self.done.starts = fleet.starts()
+            fleet.close()
 
     def _run(self, fleet: Fleet[Result]) -> None:
         runs = self._deadline(self.options.budget)
@@ -346,14 +352,28 @@ class _Proof:
                     "because a proof resets, retries and kills. Point it to a server on localhost, "
                     f"or pass --allow-host {host} if it may be used"
                 )
+            if self._is_named(escape):
+                continue
             self._warn(escape)
             if escape.startswith(SHARED_BY_ALL):
                 path = escape.removeprefix(SHARED_BY_ALL)
                 self.left_out.append(f"pods that do not share {path}")
 
+    def _is_named(self, escape: str) -> bool:
+        """Whether it is a write to what the user named as state outside."""
+        path = Path(escape.removeprefix(SHARED_BY_ALL))
+        return escape.startswith(SHARED_BY_ALL) and any(
+            path.is_relative_to(named) or str(path).startswith(f"{named}-")  # a journal
+            for named in self._outside.paths
+        )
+
     def _open_world(self, *, import_each: bool = False) -> World:
         if self.application.urls:
-            return Elsewhere(self.application, start_timeout=self.options.start_timeout)
+            return Elsewhere(
+                self.application,
+                start_timeout=self.options.start_timeout,
+                outside=self._outside,
+            )
         return World(
             self.application,
             slots=2 if import_each else max(2, self.options.replicas),  # a deploy takes two pods
@@ -361,6 +381,7 @@ class _Proof:
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
             import_each=import_each,
+            outside=self._outside,
             stop=lambda: any(deadline.interrupted for deadline in self._deadlines),
         )
 
@@ -370,7 +391,9 @@ class _Proof:
         return deadline
 
     def _size(self) -> int:
-        if self.application.urls or shares_a_store(self.application.env):
+        application = self.application
+        once = application.urls or application.reset or application.outside  # what exists once
+        if once or shares_a_store(application.env):
             return 1
         return min(cores(), MOST_WORLDS)
 

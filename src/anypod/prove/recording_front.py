@@ -104,13 +104,18 @@ def record(
     Raises:
         ReplicaError: it did not start.
     """
-    with World(
-        application,
-        slots=1,
-        start_timeout=start_timeout,
-        shared=shared,
-        allow_hosts=allow_hosts,
-    ) as world:
+    with (
+        application.kept(allow_hosts) as outside,
+        World(
+            application,
+            slots=1,
+            start_timeout=start_timeout,
+            shared=shared,
+            allow_hosts=allow_hosts,
+            outside=outside,
+        ) as world,
+    ):
+        world.reset()  # the recording begins where each run of its proof will begin
         replica = world.start(0)
         serve(listening, replica.address, recording, ready)
         died = () if replica.alive() else (f"the service ended by itself:\n{replica.log}",)

@@ -42,7 +42,7 @@ from anypod.prove.player import Stopped
 from anypod.prove.schedules import Delivery, Kind, Schedule
 from anypod.prove.trial import Identified, Trial
 from anypod.prove.workload import Workload, load
-from anypod.replicas import Application, ReplicaError, World
+from anypod.replicas import Application, Elsewhere, Outside, ReplicaError, World
 
 NOT_TRIED = ("anything but the saved differences",)
 
@@ -184,14 +184,16 @@ class _Replay:
         self.played = 0
         self.starts = 0
         self.partial = False
+        self._outside: Outside
 
     def verdict(self) -> Verdict:
         """Play all of them and conclude."""
         steps, replicas = len(self.workload.steps), self.options.replicas
         path = str(self.workload.path)
-        self.listen(Opened(self.application.target, path, steps, replicas))
+        self.listen(Opened(self.application.name, path, steps, replicas))
         try:
-            self._play()
+            with self.application.kept(self.options.allow_hosts) as self._outside:
+                self._play()
         except (KeyboardInterrupt, Stopped):
             self.partial = True
         except (CannotRun, ReplicaError) as reason:
@@ -199,7 +201,7 @@ class _Replay:
                 Outcome.COULD_NOT_RUN,
                 claim="nothing was compared",
                 reason=verdicts.why_not(reason),
-                application=self.application.target,
+                application=self.application.name,
                 workload=path,
                 starts=self.starts,
                 seconds=self.now() - self.began,
@@ -212,7 +214,7 @@ class _Replay:
         return Verdict(
             outcome,
             claim=self._claim(),
-            application=self.application.target,
+            application=self.application.name,
             workload=path,
             divergences=divergences,
             accepted=accepted,
@@ -285,6 +287,12 @@ class _Replay:
                 self.listen(Warned(text))
 
     def _open(self, *, import_each: bool = False) -> World:
+        if self.application.urls:
+            return Elsewhere(
+                self.application,
+                start_timeout=self.options.start_timeout,
+                outside=self._outside,
+            )
         return World(
             self.application,
             slots=max(2, self.options.replicas, *self._slots()),
@@ -292,6 +300,7 @@ class _Replay:
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
             import_each=import_each,
+            outside=self._outside,
         )
 
     def _slots(self) -> Iterator[int]:

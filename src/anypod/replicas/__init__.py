@@ -13,6 +13,7 @@ from anypod.replicas.elsewhere import Elsewhere, address_of
 from anypod.replicas.errors import (
     BadShare,
     BadTarget,
+    CannotReset,
     Interrupted,
     MissingServer,
     RemoteHost,
@@ -22,6 +23,7 @@ from anypod.replicas.errors import (
     TreeTooLarge,
 )
 from anypod.replicas.hosts import refuse_remote
+from anypod.replicas.outside import Outside
 from anypod.replicas.pod import Replica
 from anypod.replicas.world import Application, World
 
@@ -29,12 +31,14 @@ __all__ = [
     "Application",
     "BadShare",
     "BadTarget",
+    "CannotReset",
     "Change",
     "Constant",
     "DeclaredCache",
     "Elsewhere",
     "Interrupted",
     "MissingServer",
+    "Outside",
     "RemoteHost",
     "Replica",
     "ReplicaError",

@@ -17,6 +17,7 @@ from anypod.replicas.change import Change, Constant, DeclaredCache, State, Write
 from anypod.replicas.command import run_once
 from anypod.replicas.errors import BadTarget, StartFailed
 from anypod.replicas.hosts import is_local
+from anypod.replicas.outside import Outside
 from anypod.replicas.pod import Replica
 from anypod.replicas.world import Application, World
 
@@ -114,16 +115,24 @@ class Elsewhere(World):
     Args:
         application: its `urls` are the replicas, its `reset` runs before each run.
         start_timeout: seconds for a reset.
+        outside: what is put back before each run; whoever made it closes it.
 
     Raises:
         BadTarget: a URL is not of this machine.
     """
 
-    def __init__(self, application: Application, *, start_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        application: Application,
+        *,
+        start_timeout: float = 30.0,
+        outside: Outside | None = None,
+    ) -> None:
         self.application = application
         self.starts = 0
         self.seconds_per_import = 0.0
         self._timeout = start_timeout
+        self._outside = outside
         self._replicas = [
             RunningReplica(slot, address_of(url)) for slot, url in enumerate(application.urls)
         ]
@@ -150,11 +159,8 @@ class Elsewhere(World):
             "the replicas run elsewhere: requests are routed, repeated and sent at the same moment, "
             "but no pod is killed, moved or deployed, and no cause is looked for"
         )
-        kept = (
-            "what earlier runs leave in the replicas stays there; --reset CMD takes it away before "
-            "each run"
-        )
-        return (routed,) if self.application.reset else (routed, kept)
+        kept = "what earlier runs leave in the replicas stays there; --reset takes it away before each run"
+        return (routed,) if self.application.reset or self._outside else (routed, kept)
 
     @property
     def seconds_per_start(self) -> float:
@@ -166,11 +172,14 @@ class Elsewhere(World):
         return self._replicas[slot]
 
     def reset(self) -> None:
-        """Run the user's own reset.
+        """Put back what was named, and run the user's own reset.
 
         Raises:
             StartFailed: it failed.
+            CannotReset: a state could not be put back.
         """
+        if self._outside is not None:
+            self._outside.put_back()
         commands: Sequence[str] = self.application.reset
         for command in commands:
             with tempfile.TemporaryDirectory(prefix="anypod-") as folder:

@@ -5,6 +5,7 @@ ReplicaError
 ├── TreeTooLarge        the project tree is too large to be copied for each replica
 ├── BadShare            a `--shared` path that cannot be a volume
 ├── Interrupted         the world was no longer wanted while the tree was copied
+├── CannotReset         a state that `--reset` names cannot be kept or put back
 ├── RemoteHost          the environment names a host that is not this machine
 ├── MissingServer       the server that replicas run under is not installed
 ├── StartFailed         the service's own code failed, hung or left while it started
@@ -16,6 +17,7 @@ from __future__ import annotations
 __all__ = [
     "BadShare",
     "BadTarget",
+    "CannotReset",
     "Interrupted",
     "MissingServer",
     "RemoteHost",
@@ -40,6 +42,10 @@ class TreeTooLarge(ReplicaError):
 
 class BadShare(ReplicaError):
     """A `--shared` path is not inside the project tree."""
+
+
+class CannotReset(ReplicaError):
+    """A state that `--reset` names cannot be kept or put back."""
 
 
 class Interrupted(ReplicaError):

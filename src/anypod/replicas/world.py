@@ -33,6 +33,7 @@ from anypod.replicas.disk import Disk, copy_tree, remove_tree
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.hosts import refuse_remote
+from anypod.replicas.outside import Outside
 from anypod.replicas.pod import Pod, Replica
 from anypod.replicas.site import Site
 from anypod.replicas.target import Target
@@ -53,6 +54,7 @@ class Application:
         ready: a path that answers when a replica is ready; empty takes an open port for it.
         setup: commands that run once, in the tree that all replicas start from.
         reset: commands that run before each run, after everything else was put back.
+        outside: states outside the project that are put back before each run; see `Outside`.
         companions: commands that run beside the replicas.
         urls: replicas that somebody else runs, instead of all that; see `Elsewhere`.
     """
@@ -66,11 +68,21 @@ class Application:
     reset: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What people call it."""
         return self.command or " ".join(self.urls) or self.target
+
+    def kept(self, allow_hosts: Collection[str] = ()) -> Outside:
+        """What is put back before each run and at the end, to be closed by the caller.
+
+        Raises:
+            CannotReset: a state cannot be understood, or what it needs is not installed.
+            RemoteHost: a database is on another machine.
+        """
+        return Outside(self.outside, root=self.root, copied=not self.urls, allow_hosts=allow_hosts)
 
 
 class World:
@@ -86,6 +98,7 @@ class World:
         allow_hosts: hosts besides this machine that the service may reach.
         import_each: import the service at every start, as a pod of a deployment does, instead of
             forking it from one import.
+        outside: what is put back besides; whoever made it closes it.
         stop: asked while the tree is copied, which may take a while, whether to give up.
 
     Raises:
@@ -105,6 +118,7 @@ class World:
         shared: Sequence[Path] = (),
         allow_hosts: Collection[str] = (),
         import_each: bool = False,
+        outside: Outside | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         if not application.command:
@@ -125,6 +139,7 @@ class World:
         self._imports_alike = not application.command
         self._closed = False
         self._stop = stop
+        self._outside = outside
         self._lock = threading.RLock()
         self._namespace = _new_namespace()
         shares = [_relative(path, self._root) for path in shared]
@@ -359,6 +374,8 @@ class World:
                 companion.disk.restore()
             self._volume.restore()
             self._namespace = _new_namespace()
+            if self._outside is not None:
+                self._outside.put_back()
             if self.application.reset:
                 site = self._pods[0].site
                 self._run("--reset", self.application.reset, site.timeout, site.allow_hosts)
