@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -174,6 +174,46 @@ def told(judged: Judged) -> Iterator[str]:
         yield f"partial: {'; '.join(verdict.not_tried)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one pass over services comes to.
+
+    Attributes:
+        services: how many were proved.
+        safe: how many of them are replica-safe.
+        bugs: planted in the others.
+        found: how many of those were found.
+        false: differences that were reported where there is none.
+        right: found bugs whose cause is the planted one.
+        stateful: found bugs that have a state behind them.
+        verified: how many of those were verified.
+    """
+
+    services: int
+    safe: int
+    bugs: int
+    found: int
+    false: int
+    right: int
+    stateful: int
+    verified: int
+
+
+def tally(results: Sequence[Judged]) -> Tally:
+    """Add up verdicts."""
+    found = [bug for judged in results for bug in judged.found]
+    return Tally(
+        services=len(results),
+        safe=sum(not judged.service.bugs for judged in results),
+        bugs=sum(len(judged.service.bugs) for judged in results),
+        found=len(found),
+        false=sum(len(judged.false) for judged in results),
+        right=len(found) - sum(len(judged.wrong_causes) for judged in results),
+        stateful=sum(bug.kind not in WITHOUT_STATE and bool(bug.state) for bug in found),
+        verified=sum(len(judged.verified) for judged in results),
+    )
+
+
 def main() -> None:
     """Print the table."""
     wanted = " ".join(sys.argv[1:])
@@ -185,17 +225,12 @@ def main() -> None:
         print(f"{judged.verdict.seconds:5.1f} s  {judged.service.name}", flush=True)
         for line in told(judged):
             print(f"         {line}", flush=True)
-    bugs = [bug for judged in results for bug in judged.service.bugs]
-    found = {bug: one for judged in results for bug, one in judged.found.items()}
-    stateful = [bug for bug in found if bug.kind not in WITHOUT_STATE and bug.state]
-    right = len(found) - sum(len(judged.wrong_causes) for judged in results)
-    verified = [bug for judged in results for bug in judged.verified]
-    safe = [judged for judged in results if not judged.service.bugs]
-    print(f"services                {len(results)}, of them safe {len(safe)}")
-    print(f"planted bugs found      {len(found)} of {len(bugs)}")
-    print(f"false alarms            {sum(len(judged.false) for judged in results)}")
-    print(f"cause right             {right} of {len(found)}")
-    print(f"cause verified          {len(verified)} of {len(stateful)} that have one")
+    came = tally(results)
+    print(f"services                {came.services}, of them safe {came.safe}")
+    print(f"planted bugs found      {came.found} of {came.bugs}")
+    print(f"false alarms            {came.false}")
+    print(f"cause right             {came.right} of {came.found}")
+    print(f"cause verified          {came.verified} of {came.stateful} that have one")
     print(f"seconds                 {time.monotonic() - began:.0f}")
 
 
