@@ -219,18 +219,23 @@ _MAP_HEADS: Final = {
     0xDE: 3,
     0xDF: 5,
 }  # bytes before a map's first entry; those of a small one are 1
-_measures_of: Final = struct.Struct(">dd").unpack_from
+_times_of: Final = struct.Struct(">14xdxd").unpack_from  # version and absolute deadline
+_now_of: Final = struct.Struct(">d").unpack_from
+_MAP_AT: Final = 37  # in a document: its record ends and its fields begin
 
 
 def _document(reply: Any) -> Document | None:
     if reply is None:
         return None
-    version, left = _measures_of(reply)
-    fields = _fields_of(memoryview(reply)[16:])
-    return Document(fields, int(version), None if left == math.inf else left / 1e6)
+    version, absolute = _times_of(reply)
+    fields = _fields_of(memoryview(reply)[_MAP_AT:-8])
+    if absolute == math.inf:
+        return Document(fields, int(version), None)
+    (now,) = _now_of(reply, len(reply) - 8)
+    return Document(fields, int(version), (absolute - now) / 1e6)
 
 
-_PATCH: Final = Script("patch_document")
+_PATCH: Final = Script("patch_document", "documents")
 
 
 @lru_cache(maxsize=1024)
@@ -449,9 +454,9 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
     ),
     Abandon: _codec("abandon", lambda c: (c.token,), _truth),
     Inspect: _codec("inspect", lambda _: (), _inspected),
-    ReadDocument: _busy("read_document", lambda c: (c.touch,), _lasting, _document),
+    ReadDocument: _busy("read_document", lambda c: (c.touch,), _lasting, _document, "documents"),
     PatchDocument: Codec(_PATCH, _encode_patch, _patched),
-    EndDocument: _codec("end_document", lambda c: (micros(c.keep),), _truth),
+    EndDocument: _codec("end_document", lambda c: (micros(c.keep),), _truth, "documents"),
     CacheRead: _codec(
         "cache_read", lambda c: (c.schema, micros(c.lease), repr(c.early)), _cache_reply
     ),

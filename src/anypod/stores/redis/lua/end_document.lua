@@ -1,13 +1,14 @@
 -- ARGV: offset, keep
--- record: see read_document.lua; a tombstone has nothing behind it
-local record = load(key, 'd')
-local absolute = record and record[4] or false
-local keep = now() + ARGV[2]
-if absolute then
-  keep = math.max(keep, absolute)
+local there = deadline and ended == NOT_ENDED
+local stands = now + ARGV[2]
+if deadline and absolute < math.huge then
+  stands = math.max(stands, absolute)
 end
-if record and record[5] and record[2] then
-  keep = math.max(keep, record[2])
+if deadline and ended == ENDED then
+  stands = math.max(stands, deadline)
 end
-save(key, { 'd', keep, successor(record and record[3] or 0), absolute, true })
-return record and not record[5] and 1 or 0
+version = math.max((deadline and version or 0) + 1, now)
+absolute = deadline and absolute or math.huge
+deadline, ended, tidy, number = stands, ENDED, 0, 0
+keep('')
+return there and 1 or 0

@@ -1,33 +1,30 @@
 -- ARGV: offset, existence (0 new, 1 existing, 2 either), idle or '', absolute or '', number of entries put,
 --       those entries, then the names to drop
--- record: see read_document.lua
 -- reply: version, or outcome (1 missing, 2 exists, 3 ended) in a list
-local record, _, at, body = load(key, 'd')
 local entries = ''
-if record and record[5] then
-  return { 3 }
-end
-if not record then
-  if ARGV[2] == '1' then
-    return { 1 }
+if deadline then
+  if ended == ENDED then
+    return { 3 }
   end
-  local absolute = deadline(ARGV[4])
-  record = { 'd', sooner(deadline(ARGV[3]), absolute), 0, absolute, false, 0, 0 }
-elseif ARGV[2] == '0' then
-  return { 2 }
+  if ARGV[2] == '0' then
+    return { 2 }
+  end
+  entries = string.sub(body, HEAD_LENGTH + 1)
+elseif ARGV[2] == '1' then
+  return { 1 }
 else
-  if ARGV[4] ~= '' then
-    record[4] = sooner(record[4], deadline(ARGV[4]))
-  end
-  record[2] = sooner(deadline(ARGV[3]) or record[2], record[4])
-  entries = string.sub(body, at + 1)
+  deadline, version, absolute, ended, tidy, number = math.huge, 0, math.huge, NOT_ENDED, 0, 0
 end
-record[3] = successor(record[3])
+if ARGV[4] ~= '' then
+  absolute = math.min(absolute, now + ARGV[4])
+end
+deadline = math.min(ARGV[3] ~= '' and now + ARGV[3] or deadline, absolute)
+version = math.max(version + 1, now)
 -- What is put is put behind, so that a patch costs what it changes. Once there is twice as much as there
 -- was, or when a name is dropped, each name keeps its last entry only.
-if #entries + #ARGV[6] <= record[7] and #ARGV == 6 then
+if #entries + #ARGV[6] <= tidy and #ARGV == 6 then
   entries = entries .. ARGV[6]
-  record[6] = record[6] + ARGV[5]
+  number = number + ARGV[5]
 else
   local last = {}
   local function gather(from_these)
@@ -51,7 +48,7 @@ else
     kept[#kept + 1] = entry
   end
   entries = table.concat(kept)
-  record[6], record[7] = #kept, 2 * #entries + 256
+  number, tidy = #kept, math.floor(1.25 * #entries) + 128
 end
-save(key, record, entries)
-return record[3]
+keep(entries)
+return version

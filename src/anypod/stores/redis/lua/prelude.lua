@@ -2,8 +2,7 @@
 -- absent, expired or of another kind means here what it means there.
 --
 -- ARGV[1] is the offset of the store's clock in µs, 0 outside tests. Times are µs, `false` is never.
--- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest. Behind it
--- may stand what is not read at each command.
+-- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest.
 -- The engine's own expiry follows the deadline by a second: it collects garbage and decides nothing.
 
 local key = KEYS[1]
@@ -23,8 +22,7 @@ local function expect(kind, wanted)
   end
 end
 
--- The living record at a place and its kind, which must be as wanted if anything is. What stands behind
--- the record, if anything does, begins after the third reply in the fourth, which is the whole body.
+-- The living record at a place and its kind, which must be as wanted if anything is.
 local function load(place, wanted)
   local body = redis.call('GET', place)
   if not body then
@@ -33,18 +31,18 @@ local function load(place, wanted)
   if string.byte(body) ~= 1 then
     error('ANYPOD-FORMAT ' .. tostring(string.byte(body)))
   end
-  local at, record = cmsgpack.unpack_one(body, 1)
+  local _, record = cmsgpack.unpack_one(body, 1)
   if record[2] and record[2] <= now() then
     return nil
   end
   if wanted then
     expect(record[1], wanted)
   end
-  return record, record[1], at < 0 and #body or at, body  -- -1 says that nothing follows
+  return record, record[1]
 end
 
-local function save(place, record, behind)
-  local body = '\1' .. cmsgpack.pack(record) .. (behind or '')
+local function save(place, record)
+  local body = '\1' .. cmsgpack.pack(record)
   if record[2] then
     local left = math.ceil((record[2] - now()) / 1000) + 1000
     redis.call('SET', place, body, 'PX', math.max(left, 1))
@@ -60,13 +58,6 @@ end
 -- A duration in µs as a deadline; the empty string is for ever.
 local function deadline(duration)
   return duration ~= '' and now() + duration
-end
-
-local function sooner(first, second)
-  if first and second then
-    return math.min(first, second)
-  end
-  return first or second
 end
 
 local function successor(last)
