@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
 from anypod.check.effects import sql_of
-from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, KWARGS, Value
+from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, GENERATOR, KWARGS, Value
 from anypod.check.frames import Frame, Obj
 from anypod.check.model import ERROR, WARNING
 from anypod.check.reach import External
@@ -69,7 +69,7 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
                     for c in range(len(body.calls))
                     if _is_within(body.contexts, body.calls[c][CALL_CONTEXT], number)
                 ]
-                if _has_shared_effect(analysis, frame, inside):
+                if _has_shared_effect(analysis, frame, inside, each=place[2][-1:] == ("[]",)):
                     yield _lock(analysis, frame, payload[1], 0, place)
     for external in analysis.externals:
         if external.dotted.removesuffix("().acquire") not in LOCKS or external.receiver is None:
@@ -115,7 +115,9 @@ def _is_within(contexts: list[tuple[int, str, object]], context: int, number: in
     return False
 
 
-def _has_shared_effect(analysis: Analysis, frame: Frame, inside: object) -> bool:
+def _has_shared_effect(
+    analysis: Analysis, frame: Frame, inside: object, *, each: bool = False
+) -> bool:
     wanted = set(inside)  # type: ignore[call-overload]
     for external in analysis.externals:
         if (
@@ -127,8 +129,11 @@ def _has_shared_effect(analysis: Analysis, frame: Frame, inside: object) -> bool
     lines = {frame.function.body.calls[i][CALL_LINE] for i in wanted}
     for child, line in frame.children:
         if line in lines:
-            # Two calls down: further away, what happens is not what the lock is for.
+            # Two calls down: further away, what happens is not what the lock is for. A lock for each key is for
+            # what has that key, wherever it is changed.
             reached = {child, *(c for c, _ in child.children)}
+            for _ in range(3 if each else 0):
+                reached |= {c for one in reached for c, _ in one.children}
             for external in analysis.externals:
                 if external.frame in reached and _is_shared_effect(analysis, external):
                     return True
@@ -147,6 +152,9 @@ def _is_shared_effect(analysis: Analysis, external: External) -> bool:
         text = analysis.resolver.constant(mode, external.frame)
         return isinstance(text, str) and bool(set(text) & set("wax+"))
     last = dotted.rpartition(".")[2]
+    if last in {"commit", "flush"} and external.frame.function.flags & GENERATOR:
+        # A context manager closes what its users did.
+        return False
     sql = sql_of(analysis, external)
     if sql:
         return not sql.lstrip().upper().startswith("SELECT")

@@ -46,6 +46,7 @@ class Scope(Statements):
         self.calls: list[Any] = []
         self.effects: list[Value] = []
         self.returns: list[Value] = []
+        self.raises = 0
         self.tests: list[tuple[Value, int]] = []
         self.contexts: list[tuple[int, str, Any]] = [(0, "", None)]
         self.slots: list[tuple[Value, ...]] = []
@@ -273,6 +274,7 @@ class Scope(Statements):
 
     def raised(self, node: ast.Raise) -> None:
         """`raise error`."""
+        self.raises += 1
         if node.exc is not None:
             self.expr(node.exc)
 
@@ -394,7 +396,15 @@ class Scope(Statements):
             value = self.env.get(name, UNKNOWN)
             options = self.slots[value[1]] if value[0] == "s" else (value,)
             self.captured[name] = (*options, *extra)
-        body = (self.calls, self.effects, self.returns, self.tests, self.contexts, self.slots)
+        body = (
+            self.calls,
+            self.effects,
+            self.returns,
+            self.raises,
+            self.tests,
+            self.contexts,
+            self.slots,
+        )
         return marshal.dumps((*body, self.captured))
 
     def read_function(self, node: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 Value = tuple[Any, ...]
 
-FACTS_VERSION = 10
+FACTS_VERSION = 11
 """Raise it whenever the layout or the meaning of a fact changes: stored facts of another version are void."""
 
 # Flags of a function.
@@ -41,11 +41,13 @@ NONE: Value = ("k", None)
 class Body:
     """What a function does, decoded when somebody reaches it."""
 
-    __slots__ = ("calls", "captured", "contexts", "effects", "returns", "slots", "tests")
+    __slots__ = ("calls", "captured", "contexts", "effects", "raises", "returns", "slots", "tests")
 
     calls: list[Value]
     effects: list[Value]
     returns: list[Value]
+    # How many times it raises.
+    raises: int
     # (value, line) of every condition.
     tests: list[tuple[Value, int]]
     # (parent, kind, payload): what surrounds a statement; context 0 is the function it
@@ -58,6 +60,7 @@ class Body:
             self.calls,
             self.effects,
             self.returns,
+            self.raises,
             self.tests,
             self.contexts,
             self.slots,

@@ -1,18 +1,22 @@
-"""Files that requests write, and embedded databases whose file the code names."""
+"""Files that requests write."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis
-from anypod.check.drafts import finding as drafted
-from anypod.check.drafts import located
-from anypod.check.facts import ARGS, CALL_LINE, KWARGS, Value
+from anypod.check.facts import (
+    ARGS,
+    CALL_LINE,
+    KWARGS,
+    PROPERTY,
+    Value,
+)
 from anypod.check.frames import Frame, walk
-from anypod.check.model import ERROR, WARNING, Finding
+from anypod.check.model import ERROR, WARNING
 from anypod.check.reach import External
 from anypod.check.settings import settings
 
@@ -33,20 +37,7 @@ _WRITERS = {
 _SAVERS = frozenset(
     {"save", "to_csv", "to_json", "to_excel", "to_parquet", "savefig", "export", "to_pickle"}
 )
-_EMBEDDED = {
-    "sqlite3.connect": 0, "aiosqlite.connect": 0, "shelve.open": 0, "dbm.open": 0, "tinydb.TinyDB": 0,
-    "diskcache.Cache": 0, "diskcache.FanoutCache": 0, "lmdb.open": 0, "plyvel.DB": 0, "duckdb.connect": 0,
-    "sqlitedict.SqliteDict": 0, "pickledb.load": 0, "peewee.SqliteDatabase": 0, "whoosh.index.create_in": 0,
-    "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
-    "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
-}  # fmt: skip
-_URLS = frozenset(
-    {
-        "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
-        "sqlalchemy.ext.asyncio.create_async_engine",
-    }
-)  # fmt: skip
-_CONFIGURED = (
+CONFIGURED = (
     "os.environ",
     "os.getenv",
     "decouple.",
@@ -54,8 +45,8 @@ _CONFIGURED = (
     "dotenv.",
     "starlette.config",
     "pydantic_settings",
+    "dj_database_url.",
 )
-_COMPLETE = r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$"
 # Something like a path or a file's name; not a media type, not a URL.
 _FILE = r"^(?!\w+://|(?:application|audio|image|text|video)/).*(?:\w[/.]\w|\w/|/\w)"
 _NOWHERE = ("/dev/", "/proc/", "/sys/")
@@ -80,7 +71,7 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
     fixed = {s.name for s in settings(analysis)}
     for external in analysis.externals:
         for path, text in _written(analysis, external):
-            if _is_temporary(analysis, path, external.frame):
+            if is_temporary(analysis, path, external.frame):
                 continue
             if text == "removed" or _is_removed_here(analysis, path, external.frame, removed):
                 continue
@@ -90,10 +81,10 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
             ):
                 # Nothing says where this goes.
                 continue
-            is_configured = _is_configured(analysis, path, external.frame) or _is_left_open(
+            by_configuration = is_configured(analysis, path, external.frame) or _is_left_open(
                 analysis, path, external.frame, fixed
             )
-            severity = WARNING if is_configured or not label else ERROR
+            severity = WARNING if by_configuration or not label else ERROR
             write = FileWrite(
                 label or "a file",
                 external.frame,
@@ -194,8 +185,13 @@ def _is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
     return any(t.endswith(".log") or words.words(t) & {"log", "audit", "logfile"} for t in texts)
 
 
-def _everything(analysis: Analysis, path: Value, frame: Frame) -> Iterator[tuple[Value, Frame]]:
-    """A path expression, the definitions of the module variables that it is made of, and what callers gave."""
+def _everything(
+    analysis: Analysis, path: Value, frame: Frame, depth: int = 2
+) -> Iterator[tuple[Value, Frame]]:
+    """A path expression and what it is made of.
+
+    The definitions of module variables, what callers gave, and what checked helpers and properties return.
+    """
     for one in analysis.deep(path, frame):
         yield one, frame
         if one[0] == "p":
@@ -207,6 +203,26 @@ def _everything(analysis: Analysis, path: Value, frame: Frame) -> Iterator[tuple
             for found in analysis.resolver.resolve(one, frame):
                 if found[0] == "P" and found[1][0] == "g" and not found[2]:
                     yield from _definitions(analysis, found[1][1], found[1][2])
+        if depth and one[0] in "ra":
+            for child in _helpers(analysis, one, frame):
+                for value in child.function.body.returns:
+                    yield from _everything(analysis, value, child, depth - 1)
+
+
+def _helpers(analysis: Analysis, value: Value, frame: Frame) -> Iterator[Frame]:
+    """The checked functions or properties that a value comes from."""
+    resolver = analysis.resolver
+    if value[0] == "r":
+        for callee in resolver.callees(frame, value[1]):
+            if callee[0] == "F":
+                yield resolver.child(frame, value[1], callee)
+        return
+    for base in resolver.resolve(value[1], frame):
+        held = resolver.held(base) if base[0] == "P" else (base,)
+        for instance in held:
+            method = resolver.method(instance[1], value[2]) if instance[0] == "I" else None
+            if method is not None and method[1].flags & PROPERTY:
+                yield resolver.frame(method[1], ((base,),), None)
 
 
 def _given(
@@ -257,7 +273,8 @@ def _definitions(
                     yield from _definitions(analysis, path, one[1], depth - 1)
 
 
-def _dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
+def dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
+    """The dotted names of what a path is made of."""
     for one, where in _everything(analysis, path, frame):
         if one[0] == "r":
             for callee in analysis.resolver.callees(where, one[1]):
@@ -287,12 +304,13 @@ def _dotted_returned(analysis: Analysis, frame: Frame, depth: int = 3) -> Iterat
                         yield from _dotted_returned(analysis, child, depth - 1)
 
 
-def _is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
-    if any(d.startswith("tempfile.") for d in _dotted_in(analysis, path, frame)):
+def is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    """Whether a path leads nowhere that lasts, or to what every replica sees."""
+    if any(d.startswith("tempfile.") for d in dotted_in(analysis, path, frame)):
         return True
-    if _is_buffer(analysis, path, frame) or "os.devnull" in set(_dotted_in(analysis, path, frame)):
+    if _is_buffer(analysis, path, frame) or "os.devnull" in set(dotted_in(analysis, path, frame)):
         return True
-    texts = _texts(analysis, path, frame)
+    texts = texts_in(analysis, path, frame)
     if any(t.startswith(shared) for t in texts for shared in analysis.shared_paths):
         return True
     return any(t.startswith(_NOWHERE) for t in texts) or any(
@@ -301,7 +319,8 @@ def _is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
     )
 
 
-def _texts(analysis: Analysis, path: Value, frame: Frame) -> list[str]:
+def texts_in(analysis: Analysis, path: Value, frame: Frame) -> list[str]:
+    """The texts that a path is made of."""
     return [
         str(o[1])
         for o, _ in _everything(analysis, path, frame)
@@ -309,12 +328,13 @@ def _texts(analysis: Analysis, path: Value, frame: Frame) -> list[str]:
     ]
 
 
-def _is_configured(analysis: Analysis, path: Value, frame: Frame) -> bool:
-    if any(d.startswith(_CONFIGURED) for d in _dotted_in(analysis, path, frame)):
+def is_configured(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    """Whether the configuration says where a path leads."""
+    if any(d.startswith(CONFIGURED) for d in dotted_in(analysis, path, frame)):
         return True
     return any(
         n in {"settings", "environ", "config"} for n in analysis.names_of(path, frame)
-    ) and not _texts(analysis, path, frame)
+    ) and not texts_in(analysis, path, frame)
 
 
 def _is_left_open(analysis: Analysis, path: Value, frame: Frame, fixed: set[str]) -> bool:
@@ -359,120 +379,22 @@ def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
     if isinstance(constant, (str, bytes)):
         return f"file {constant!r}"
     everything = list(_everything(analysis, path, frame))
-    for one, where in everything:
-        if one[0] in {"n", "a"}:
-            for found in analysis.resolver.resolve(one, where):
-                if found[0] == "P" and found[1][0] != "env":
-                    return f"files under {analysis.resolver_label(found)}"
+    places = [
+        found
+        for one, where in everything
+        if one[0] in {"n", "a"}
+        for found in analysis.resolver.resolve(one, where)
+        if found[0] == "P" and found[1][0] != "env"
+    ]
+    # What sits in a container is one of many: a variable names the place better.
+    places.sort(key=lambda p: "[]" in p[2])
+    if places:
+        return f"files under {analysis.resolver_label(places[0])}"
     for one, _ in everything:
         if one[0] == "k" and isinstance(one[1], str) and re.search(_FILE, one[1]):
             return f"file {one[1]!r}"
-    for dotted in _dotted_in(analysis, path, frame):
-        if dotted.startswith(_CONFIGURED):
+    for dotted in dotted_in(analysis, path, frame):
+        if dotted.startswith(CONFIGURED):
             return f"files under {dotted}"
     names = [n for n in analysis.names_of(path, frame) if n.isupper()]
     return f"files under {names[0]}" if names else ""
-
-
-# Embedded databases
-
-
-def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
-    """Embedded databases that the code names and requests use."""
-    if not analysis.entries:
-        return
-    seen: set[tuple[str, int]] = set()
-    for external in (*analysis.externals, *analysis.startup_externals):
-        at = _EMBEDDED.get(external.dotted)
-        call = external.frame.function.body.calls[external.call]
-        if at is None or len(call[ARGS]) <= at:
-            continue
-        where = (external.frame.function.module, external.line)
-        if where in seen:
-            continue
-        seen.add(where)
-        found = _embedded(analysis, external, call[ARGS][at], why)
-        if found is not None:
-            yield found
-    yield from _configured_databases(analysis, why)
-
-
-def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> Finding | None:
-    frame = external.frame
-    if _is_temporary(analysis, path, frame) or _is_configured(analysis, path, frame):
-        return None
-    if any(d.startswith(("os.environ", "os.getenv")) for d in _dotted_in(analysis, path, frame)):
-        return None
-    texts = _texts(analysis, path, frame)
-    constant = analysis.resolver.constant(path, frame)
-    if isinstance(constant, str):
-        texts.append(constant)
-    if external.dotted in _URLS and not any(t.startswith("sqlite") for t in texts):
-        return None
-    if not texts or any(":memory:" in t or t in {"sqlite://", ""} for t in texts):
-        return None
-    if external.dotted.startswith(("sqlite3", "aiosqlite")) and any("mode=ro" in t for t in texts):
-        return None
-    name = next((t for t in texts if re.match(_COMPLETE, t)), "")
-    if not name:
-        # Only a part of the name is fixed: the rest is configuration.
-        return None
-    opener = external.dotted.rpartition(".")[2]
-    message = f"{opener} opens {name!r} on this pod's own disk"
-    state = f"embedded database {name!r}"
-    if frame in analysis.parents:
-        return drafted(
-            analysis,
-            "POD105",
-            ERROR,
-            frame,
-            external.line,
-            external.column,
-            opener,
-            state=state,
-            message=message,
-            why=why,
-            purpose="file",
-            access="file",
-        )
-    return located(
-        "POD105",
-        ERROR,
-        frame,
-        external.line,
-        external.column,
-        opener,
-        state=state,
-        message=message,
-        why=why,
-        purpose="file",
-    )
-
-
-def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
-    """`SQLALCHEMY_DATABASE_URI = "sqlite:///x.db"` and Django's `DATABASES`, written as constants."""
-    for setting in settings(analysis):
-        text = ""
-        if (
-            setting.name in {"SQLALCHEMY_DATABASE_URI", "DATABASE_URL", "DATABASE_URI"}
-            and setting.value[0] == "k"
-        ):
-            text = str(setting.value[1])
-            if not text.startswith("sqlite:///") or ":memory:" in text or "mode=memory" in text:
-                continue
-        elif setting.name == "DATABASES":
-            texts = [str(v[1]) for v in walk(setting.value) if v[0] == "k"]
-            frame = setting.frame
-            if "django.db.backends.sqlite3" not in texts or any(":memory:" in t for t in texts):
-                continue
-            if any(d.startswith(_CONFIGURED) for d in _dotted_in(analysis, setting.value, frame)):
-                continue
-            text = "django.db.backends.sqlite3"
-        if text:
-            yield setting.finding(
-                "POD105",
-                f"embedded database {text!r}",
-                f"{setting.name} puts the database on this pod's own disk",
-                why,
-                "file",
-            )

@@ -17,6 +17,9 @@ from anypod.check.purposes import (
     clears,
     expires_with_a_sibling,
     has_ttl,
+    is_made_by_each_reader,
+    is_of_each_connection,
+    is_throttle,
     is_validated,
     own_names,
     purpose_of,
@@ -89,8 +92,10 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
     writes = without_restored(analysis, state, writes)
     if not writes or expires_with_a_sibling(analysis, state, writes):
         return None
-    if len(writes) < len(state.writes) and all(clears(w) for w in writes):
-        # A client or a task that is dropped, to be made anew.
+    if is_throttle(analysis, state, writes) or is_made_by_each_reader(analysis, state, writes):
+        return None
+    if len(writes) < len(state.writes) and all(clears(w) or w.removes for w in writes):
+        # Clients or tasks that are dropped, to be made anew.
         return None
     purpose = purpose_of(analysis, state, writes)
     if purpose in {"cache", "data"} and is_of_the_image(
@@ -107,6 +112,8 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         return Verdict("POD103", state, writes, ERROR, purpose)
     if not state.reads and not any(w.used for w in writes):
         # Written, never looked at in a request: diagnostics.
+        return None
+    if purpose == "connections" and is_of_each_connection(analysis, state, writes):
         return None
     if purpose in {"connections", "queue"}:
         return Verdict("POD106", state, writes, ERROR, purpose)

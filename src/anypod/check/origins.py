@@ -33,6 +33,9 @@ _MAKERS = frozenset(
         "client",
         "resource",
         "create_pool",
+        "launch",
+        "connect_over_cdp",
+        "open_connection",
         "create_client",
         "getLogger",
         "get_logger",
@@ -60,6 +63,8 @@ _MAKERS = frozenset(
     ]
 )
 
+# Questions about code and about what is installed.
+_OF_CODE = ("importlib.", "inspect.", "pkgutil.", "shutil.which", "ctypes.", "types.", "ast.")
 _HTTP = ("requests.", "httpx.", "urllib", "aiohttp.", "niquests.")
 _HTTP_READS = frozenset(
     {"get", "post", "put", "request", "head", "urlopen", "send", "stream", "options"}
@@ -156,6 +161,8 @@ def is_loader(dotted: str) -> bool:
     if asks and any(word in lowered for word in _STORES):
         return True
     # A function that was not checked says by its name what it does.
+    if dotted.startswith(_OF_CODE):
+        return False
     plain = dotted.removeprefix("?.")
     if plain == dotted and words.words(last) & {"load", "api", "select", "remote"}:
         # `yaml.safe_load`, `load_model`: a library's loaders read files of the image.
@@ -225,7 +232,9 @@ def _is_miss(condition: Value, frame: Frame) -> bool:
     """Whether a condition asks for presence (`is None`, `not x`, `k in x`), not for a size or an order."""
     tag = condition[0]
     if tag == "o":
-        return condition[1] in {"Not", "Is", "IsNot", "In", "NotIn"} or ("k", None) in condition[2]
+        return condition[1] in {"Not", "Is", "IsNot", "In", "NotIn"} or any(
+            part in {("k", None), ("k", "")} for part in condition[2]
+        )
     if tag == "u":
         return any(_is_miss(one, frame) for one in condition[1])
     if tag == "s":

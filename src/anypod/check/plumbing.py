@@ -27,7 +27,14 @@ _TASKS = frozenset(
     {"create_task", "ensure_future", "run_coroutine_threadsafe", "start_soon", "create_future"}
 )
 _CURRENT = frozenset(
-    {"asyncio.current_task", "threading.get_ident", "threading.current_thread", "_thread.get_ident"}
+    {
+        "asyncio.current_task",
+        "threading.get_ident",
+        "threading.current_thread",
+        "_thread.get_ident",
+        # An address means nothing in another process.
+        "builtins.id",
+    }
 )
 _LOOPS_AND_LOCKS = frozenset(
     {
@@ -39,6 +46,7 @@ _LOOPS_AND_LOCKS = frozenset(
 _TOOLS = (
     "Adapter", "Mapper", "Policy", "Handler", "Formatter", "Serializer", "Parser", "Renderer", "Factory", "Strategy",
     "Converter", "Translator", "Validator", "Backend", "Transport", "Connector", "Loader", "Encoder", "Decoder",
+    "Provider", "Driver", "Gateway", "Service", "Repository",
 )  # fmt: skip
 
 
@@ -88,8 +96,27 @@ def is_of_this_process(analysis: Analysis, write: Write) -> bool:
         return True
     # `tasks.add(create_task(…))`, `readers[task] = process`: the loop itself holds tasks only weakly.
     kept = value if write.op == "call" and write.name in {"add", "append"} else key
-    return kept is not None and any(
-        e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(kept, frame)
+    if kept is None:
+        return False
+    if any(e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(kept, frame)):
+        return True
+    return kept[0] == "a" and _is_task(analysis, kept, frame)
+
+
+def _is_task(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """`self._task = create_task(…)`, then `tasks.add(self._task)`."""
+    resolver = analysis.resolver
+    assigned = [
+        (made, resolver.constructor_frame(one, method, owner))
+        for base in resolver.resolve(value[1], frame)
+        for one in (resolver.held(base) if base[0] == "P" else (base,))
+        if one[0] == "I"
+        for method, made, owner in resolver.instance_values(one, value[2])
+        if made[0] != "k"
+    ]
+    return bool(assigned) and all(
+        any(e.rpartition(".")[2] in _TASKS for e in analysis.externals_in(made, where))
+        for made, where in assigned
     )
 
 
@@ -98,7 +125,12 @@ def _is_stamped(analysis: Analysis, write: Write, value: Value) -> bool:
     frame = write.frame
     if any(is_request(analysis, one, frame) for one in analysis.deep(value, frame)):
         return False
+    compared = []
     for kind, condition in analysis.conditions(frame, write.context):
+        # `if key == _key and _kept: return _kept` leaves by either.
+        parts = condition[1] if condition[0] == "u" and condition[2:] == ("And",) else (condition,)
+        compared += [(kind, part) for part in parts if kind == "else" or len(parts) == 1]
+    for kind, condition in compared:
         if condition[0] != "o" or (kind, condition[1]) not in {("if", "NotEq"), ("else", "Eq")}:
             continue
         for kept, stamp in (condition[2], condition[2][::-1]):

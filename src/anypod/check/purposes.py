@@ -50,6 +50,9 @@ def purpose_of(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> s
 def _has_session_key(analysis: Analysis, write: Write) -> bool:
     if write.key is None:
         return False
+    if write.op == "call" and write.name in {"append", "appendleft", "extend"}:
+        # What is put in, not what it is put under: a record may well say whose it is.
+        return False
     if any(n in words.SESSION_KEYS for n in analysis.names_of(write.key, write.frame)):
         return True
     return any(
@@ -61,19 +64,22 @@ def _has_session_key(analysis: Analysis, write: Write) -> bool:
 def _holds_connections(analysis: Analysis, writes: list[Write], name: list[str]) -> bool:
     for write in writes:
         for value in (write.value, write.key):
-            if value is None or value[0] == "k":
-                continue
-            if any(_is_connection(o) for o in analysis.resolver.resolve(value, write.frame)):
-                return True
-            if value[0] == "p" and write.frame.function.params[value[1]][0] in {
-                "websocket",
-                "ws",
-                "socket",
-            }:
+            if value is not None and _connects(analysis, value, write.frame):
                 return True
     return words.any_of(name[:1], words.CONNECTIONS) and any(
         w.op == "call" and w.name in {"append", "add"} for w in writes
     )
+
+
+def _connects(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    if any(_is_connection(o) for o in analysis.resolver.resolve(value, frame)):
+        return True
+    return value[0] == "p" and frame.function.params[value[1]][0] in {"websocket", "ws", "socket"}
+
+
+def _queues(analysis: Analysis, value: Value, frame: Frame) -> bool:
+    """Whether something is a queue, into which others put."""
+    return any(o[:2] == ("D", "queue") for o in analysis.resolver.resolve(value, frame))
 
 
 def _is_connection(one: Obj) -> bool:
@@ -82,6 +88,39 @@ def _is_connection(one: Obj) -> bool:
         or (one[0] == "D" and one[1] == "queue")
         or (one[0] == "J" and one[1].rpartition(".")[2] in {"WebSocket", "WebSocketResponse"})
     )
+
+
+def is_of_each_connection(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether a connection finds only its own entry there: kept by the connection, and never gone through.
+
+    `queues[websocket] = Queue()`, `open_sockets.add(websocket)`: without a broadcast, nobody misses the others'.
+    """
+    fills = [w for w in writes if not w.removes]
+    if not all(
+        _connects(analysis, w.key, w.frame) and not _queues(analysis, w.key, w.frame)
+        for w in fills
+        if w.key is not None and (w.op == "set" or w.name in {"append", "add"})
+    ) or not any(w.key is not None and w.key[0] != "k" for w in fills):
+        return False
+    for frame in {r.frame for r in state.reads}:
+        body = frame.function.body
+        if any(
+            one[0] == "i" and one[2] is None and analysis.mentions(one[1], frame, state)
+            for test, _ in body.tests
+            for one in analysis.deep(test, frame, 20)
+        ):
+            return False
+        # `len(everybody)`, `return everybody`
+        given = [*body.returns, *(v for call in body.calls for v in call[ARGS])]
+        if any(
+            o == state.place
+            for v in given
+            for one in analysis.deep(v, frame, 20, arguments=False)
+            if one[0] in "nvasp" or one == v
+            for o in analysis.resolver.resolve(one, frame)
+        ):
+            return False
+    return True
 
 
 def _has_cache_shape(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
@@ -118,16 +157,22 @@ def is_validated(analysis: Analysis, state: State, writes: tuple[Write, ...]) ->
     is asked for.
     """
     fills = [w for w in writes if w.value is not None and not w.removes and not clears(w)]
-    return bool(fills) and all(_is_compared(analysis, state, w) for w in fills)
+    # What a change itself leaves there is of the same shape, and compared by whoever reads it next.
+    return all(_tuple_of(w) for w in fills) and any(_is_compared(analysis, state, w) for w in fills)
 
 
-def _is_compared(analysis: Analysis, state: State, write: Write) -> bool:
+def _tuple_of(write: Write) -> Value | None:
+    """The tuple that a write stores."""
     body, value = write.frame.function.body, write.value
     assert value is not None
     if value[0] == "s" and len(body.slots[value[1]]) == 1:
         value = body.slots[value[1]][0]
-    if value[0] != "d" or value[1] != "tuple":
-        return False
+    return value if value[:2] == ("d", "tuple") else None
+
+
+def _is_compared(analysis: Analysis, state: State, write: Write) -> bool:
+    body, value = write.frame.function.body, _tuple_of(write)
+    assert value is not None
     versions = {
         ("k", at): part
         for at, part in enumerate(value[2])
@@ -223,11 +268,52 @@ def expires_with_a_sibling(analysis: Analysis, state: State, writes: tuple[Write
     )
 
 
+def is_throttle(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether a variable only says when this process last did something for itself: collected, logged, beat.
+
+    `if now - _last < EVERY: return` in a function that answers nothing. Where a request is refused, its limit is
+    everybody's.
+    """
+    fills = [w for w in writes if not clears(w)]
+    frames = {w.frame for w in fills}
+    return (
+        bool(fills)
+        and all(w.op in {"rebind", "attr"} and _is_moment(analysis, w) for w in fills)
+        and {r.frame for r in state.reads} <= frames
+        and all(_compares_age(analysis, frame) for frame in frames)
+        and not any(
+            f.function.body.returns or f.function.body.raises or analysis.parents[f] is None
+            for f in frames
+        )
+    )
+
+
+def is_made_by_each_reader(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether every call that looks at a state gives it a value of its own before it does.
+
+    `self.toc = []` at the top of `render`, which then fills and returns it: shared by threads, not by replicas.
+    """
+    firsts = {
+        w.frame: w.line
+        for w in writes
+        if w.op in {"rebind", "attr"} and w.context == 0 and analysis.parents[w.frame] is not None
+    }
+    if not firsts or not state.reads:
+        return False
+    below: set[Frame] = set()
+    for frame in firsts:
+        below |= analysis.reached_from(frame) - {frame}
+    return all(
+        r.line > firsts[r.frame] if r.frame in firsts else r.frame in below for r in state.reads
+    ) and all(w.line >= firsts[w.frame] if w.frame in firsts else w.frame in below for w in writes)
+
+
 def clears(write: Write) -> bool:
     """Whether a write leaves nothing: None, False, an empty container."""
     value = write.value
     return value is not None and (
-        (value[0] == "k" and not value[1]) or (value[0] == "d" and not value[2])
+        (value[0] == "k" and not value[1])
+        or (value[0] == "d" and all(part[0] == "k" and not part[1] for part in value[2]))
     )
 
 

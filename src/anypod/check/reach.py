@@ -44,6 +44,7 @@ _OPS = {
 }  # fmt: skip
 _PASSES = 2
 _DEEPEST_STARTUP = 3
+_AT_THE_END = 1 << 30
 
 
 class Write(NamedTuple):
@@ -73,6 +74,7 @@ class Read(NamedTuple):
     place: Obj
     frame: Frame
     how: str  # "test" "value" "in"
+    line: int  # 0 when it may have been any time before
 
 
 class External(NamedTuple):
@@ -97,6 +99,7 @@ class Walk:
         self.reads: list[Read] = []
         self.externals: list[External] = []
         self._grown = False
+        self._line = 0
         self.visited: dict[Frame, int] = {}
         """Every frame, with the calls between it and where the walk began."""
 
@@ -422,13 +425,13 @@ class Walk:
     def _looks(self, frame: Frame) -> None:
         body = frame.function.body
         seen: set[Value] = set()
-        for value, _ in body.tests:
-            self._look(frame, value, "test", seen)
+        for value, line in body.tests:
+            self._look(frame, value, "test", seen, line)
         for value in body.returns:
-            self._look(frame, value, "value", seen)
+            self._look(frame, value, "value", seen, _AT_THE_END)
         for effect in body.effects:
             before = len(self.reads)
-            self._look(frame, effect[NEW], "value", set())
+            self._look(frame, effect[NEW], "value", set(), effect[EFFECT_LINE])
             if effect[OP] not in {"name", "augname"} and before < len(self.reads):
                 self._drop_own(frame, effect[TARGET], before)
         for index, call in enumerate(body.calls):
@@ -439,7 +442,7 @@ class Walk:
             passed = bool(callees) and all(c[0] in "FC" for c in callees)
             for value in (*call[ARGS], *(v for _, v in call[KWARGS])):
                 if not passed or value[0] in {"o", "d", "u", "i", "r"}:
-                    self._look(frame, value, "value", seen)
+                    self._look(frame, value, "value", seen, call[CALL_LINE])
 
     def _drop_own(self, frame: Frame, target: Value, before: int) -> None:
         """`d[k] = d.get(k, 0) + 1` alone does not look at `d`."""
@@ -453,8 +456,9 @@ class Walk:
                 return True
         return False
 
-    def _look(self, frame: Frame, value: Value | None, how: str, seen: set[Value]) -> None:
-        stack = [value]
+    def _look(self, frame: Frame, value: Value, how: str, seen: set[Value], line: int) -> None:
+        self._line = line
+        stack: list[Value | None] = [value]
         while stack:
             for one in walk(stack.pop()):
                 tag = one[0]
@@ -462,12 +466,11 @@ class Walk:
                     if one not in seen:
                         seen.add(one)
                         stack.extend(frame.function.body.slots[one[1]])
+                        self._line = 0
                 elif tag in "nvaip":
                     if tag == "i":
                         self._asks(frame, one[1], "__getitem__")
-                    for found in self.resolver.resolve(one, frame):
-                        if found[0] == "P":
-                            self.reads.append(Read(found, frame, how))
+                    self._saw(self.resolver.resolve(one, frame), frame, how)
                 elif tag == "r":
                     self._look_at_call(frame, one[1], how)
                     callee = frame.function.body.calls[one[1]][CALLEE]
@@ -476,9 +479,12 @@ class Walk:
                         stack.append(callee[1])
                 elif tag == "o" and one[1] in {"In", "NotIn"}:
                     self._asks(frame, one[2][-1], "__contains__")
-                    for found in self.resolver.resolve(one[2][-1], frame):
-                        if found[0] == "P":
-                            self.reads.append(Read(found, frame, "in"))
+                    self._saw(self.resolver.resolve(one[2][-1], frame), frame, "in")
+
+    def _saw(self, objects: Objects, frame: Frame, how: str) -> None:
+        for one in objects:
+            if one[0] == "P":
+                self.reads.append(Read(one, frame, how, self._line))
 
     def _asks(self, frame: Frame, value: Value, name: str) -> None:
         """`key in lobby` and `lobby[key]` are calls, when checked code says what they mean."""
@@ -488,12 +494,7 @@ class Walk:
 
     def _look_at_call(self, frame: Frame, index: int, how: str) -> None:
         for callee in frame.callees.get(index, ()):
-            if callee[0] in "BU" and callee[1][0] == "P":
-                self.reads.append(Read(callee[1], frame, how))
-            elif callee[0] == "B" and callee[1][0] == "Y":
-                self.reads.extend(Read(o, frame, how) for o in callee[1][1] if o[0] == "P")
+            if callee[0] in "BU":
+                self._saw(callee[1][1] if callee[1][0] == "Y" else (callee[1],), frame, how)
         for found in self.resolver.call_result(frame, index):
-            if found[0] == "P":
-                self.reads.append(Read(found, frame, how))
-            elif found[0] == "Y":
-                self.reads.extend(Read(o, frame, how) for o in found[1] if o[0] == "P")
+            self._saw(found[1] if found[0] == "Y" else (found,), frame, how)

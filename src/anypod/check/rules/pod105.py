@@ -83,8 +83,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
+from anypod.check.databases import embedded_databases
 from anypod.check.drafts import finding
-from anypod.check.files import embedded_databases, file_writes
+from anypod.check.files import file_writes
 from anypod.check.memory import Verdict
 from anypod.check.model import Finding, Site
 

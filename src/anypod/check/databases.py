@@ -1,0 +1,145 @@
+"""Embedded databases whose file the code names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from anypod.check.analysis import Analysis
+from anypod.check.drafts import finding as drafted
+from anypod.check.drafts import located
+from anypod.check.facts import ARGS, CALLEE, NEW, OP, TARGET, Value
+from anypod.check.files import CONFIGURED, dotted_in, is_configured, is_temporary, texts_in
+from anypod.check.frames import Frame, walk
+from anypod.check.model import ERROR, Finding
+from anypod.check.reach import External
+from anypod.check.settings import settings
+
+_EMBEDDED = {
+    "sqlite3.connect": 0, "aiosqlite.connect": 0, "shelve.open": 0, "dbm.open": 0, "tinydb.TinyDB": 0,
+    "diskcache.Cache": 0, "diskcache.FanoutCache": 0, "lmdb.open": 0, "plyvel.DB": 0, "duckdb.connect": 0,
+    "sqlitedict.SqliteDict": 0, "pickledb.load": 0, "peewee.SqliteDatabase": 0, "whoosh.index.create_in": 0,
+    "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
+    "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
+}  # fmt: skip
+_URLS = frozenset(
+    {
+        "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
+        "sqlalchemy.ext.asyncio.create_async_engine",
+    }
+)  # fmt: skip
+_COMPLETE = r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$"
+
+
+def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
+    """Embedded databases that the code names and requests use."""
+    if not analysis.entries:
+        return
+    seen: set[tuple[str, int]] = set()
+    for external in (*analysis.externals, *analysis.startup_externals):
+        at = _EMBEDDED.get(external.dotted)
+        call = external.frame.function.body.calls[external.call]
+        if at is None or len(call[ARGS]) <= at:
+            continue
+        where = (external.frame.function.module, external.line)
+        if where in seen:
+            continue
+        seen.add(where)
+        found = _embedded(analysis, external, call[ARGS][at], why)
+        if found is not None:
+            yield found
+    yield from _configured_databases(analysis, why)
+
+
+def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> Finding | None:
+    frame = external.frame
+    if is_temporary(analysis, path, frame) or is_configured(analysis, path, frame):
+        return None
+    if any(d.startswith(("os.environ", "os.getenv")) for d in dotted_in(analysis, path, frame)):
+        return None
+    texts = texts_in(analysis, path, frame)
+    constant = analysis.resolver.constant(path, frame)
+    if isinstance(constant, str):
+        texts.append(constant)
+    if external.dotted in _URLS and not any(t.startswith("sqlite") for t in texts):
+        return None
+    if not texts or any(":memory:" in t or t in {"sqlite://", ""} for t in texts):
+        return None
+    if external.dotted.startswith(("sqlite3", "aiosqlite")) and any("mode=ro" in t for t in texts):
+        return None
+    name = next((t for t in texts if re.match(_COMPLETE, t)), "")
+    if not name:
+        # Only a part of the name is fixed: the rest is configuration.
+        return None
+    opener = external.dotted.rpartition(".")[2]
+    message = f"{opener} opens {name!r} on this pod's own disk"
+    state = f"embedded database {name!r}"
+    if frame in analysis.parents:
+        return drafted(
+            analysis,
+            "POD105",
+            ERROR,
+            frame,
+            external.line,
+            external.column,
+            opener,
+            state=state,
+            message=message,
+            why=why,
+            purpose="file",
+            access="file",
+        )
+    return located(
+        "POD105",
+        ERROR,
+        frame,
+        external.line,
+        external.column,
+        opener,
+        state=state,
+        message=message,
+        why=why,
+        purpose="file",
+    )
+
+
+def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
+    """`SQLALCHEMY_DATABASE_URI = "sqlite:///x.db"` and Django's `DATABASES`, written as constants."""
+    for setting in settings(analysis):
+        text = ""
+        if (
+            setting.name in {"SQLALCHEMY_DATABASE_URI", "DATABASE_URL", "DATABASE_URI"}
+            and setting.value[0] == "k"
+        ):
+            text = str(setting.value[1])
+            if not text.startswith("sqlite:///") or ":memory:" in text or "mode=memory" in text:
+                continue
+        elif setting.name == "DATABASES":
+            texts = [str(v[1]) for v in walk(setting.value) if v[0] == "k"]
+            frame = setting.frame
+            if "django.db.backends.sqlite3" not in texts or any(":memory:" in t for t in texts):
+                continue
+            given = (setting.value, *_updates(frame, setting.name))
+            if any(d.startswith(CONFIGURED) for v in given for d in dotted_in(analysis, v, frame)):
+                continue
+            text = "django.db.backends.sqlite3"
+        if text:
+            yield setting.finding(
+                "POD105",
+                f"embedded database {text!r}",
+                f"{setting.name} puts the database on this pod's own disk",
+                why,
+                "file",
+            )
+
+
+def _updates(frame: Frame, name: str) -> Iterator[Value]:
+    """What a module goes on to put into a setting: `DATABASES["default"].update(dj_database_url.config())`."""
+    body = frame.function.body
+    for call in body.calls:
+        callee = call[CALLEE]
+        if callee[0] == "a" and callee[2] == "update" and ("n", name) in walk(callee[1]):
+            yield from call[ARGS]
+    for effect in body.effects:
+        if effect[OP] == "set" and ("n", name) in walk(effect[TARGET]):
+            yield effect[NEW]
