@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from urllib.parse import quote
 
 import pytest
 from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
@@ -291,7 +292,33 @@ def optional_headers(run: Run) -> None:
         run.answer("GET /cached", {}, headers=(*headers, *cookie))
 
 
+def copies_of_the_tree(run: Run) -> None:
+    """Each replica's copy of the project is elsewhere, which no pod's would be."""
+    code = "".join(run.random.choices(string.ascii_lowercase + "_", k=8))
+    disk = f"/tmp/anypod-{code}/slot-{run.random.randrange(3)}/disk"
+    signer = URLSafeTimedSerializer("secret", salt="cookie-session")
+    run.answer(
+        "GET /",
+        f'<script>db = "{disk}/shop.db";</script><a href="/?db={quote(disk, safe="")}%2Fshop.db">x</a>',
+        kind="text/html",
+        headers=(
+            ("set-cookie", f"session={signer.dumps({'dataset': f'{disk}/shop.db'})}; Path=/"),
+            ("x-sendfile", f"{disk}/files/1.pdf"),
+        ),
+    )
+    run.answer("GET /databases", [{"name": "shop", "path": f"{disk}/shop.db"}])
+    run.answer("GET /log", f"opened {disk}/shop.db\nclosed", kind="text/plain")
+
+
+def test_where_the_copies_of_the_tree_are_is_told_of_no_process() -> None:
+    a = played(copies_of_the_tree, 1)
+    noise = Noise.learn(a, played(copies_of_the_tree, 1, 1.3), played(copies_of_the_tree, 2, 2.7))
+    assert noise.identity == ()
+    assert compare(a, played(copies_of_the_tree, 3, 30.0), noise) == []
+
+
 SAFE = [
+    copies_of_the_tree,
     shuffled_ids,
     small_sets,
     optional_headers,

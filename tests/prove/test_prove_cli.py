@@ -235,7 +235,9 @@ def test_runs_that_do_not_start_alike_are_an_incomplete_reset(
     project.workload(ONCE)
     done = run(project, "service:app", "--workload", "workload.http")
     assert done.returncode == 2
-    assert "reset incomplete: workload.http:1: GET /" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "reset incomplete: workload.http:1: GET /" in said
+    assert "the answer tells of the process and the moment" in said
 
 
 # --- the end of the tool

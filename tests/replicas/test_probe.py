@@ -134,6 +134,7 @@ def test_renaming_the_state_renames_the_report(worlds, get, name):
 
 
 QUIET = {
+    "a cache of Python's own": ("from urllib.parse import urlsplit as NAME", "NAME('http://x/y')"),
     "reading": ("NAME = {'k': 1}", "NAME['k']"),
     "reading an LRU cache": ("import cachetools\nNAME = cachetools.LRUCache(9)", "len(NAME)"),
     "a lock": ("NAME = threading.Lock()", "NAME.acquire(); NAME.release()"),

@@ -9,6 +9,7 @@ from anypod.errors import ConfigurationError
 from anypod.prove import har
 from anypod.prove.recording import Recording
 from anypod.prove.recording_front import CannotListen, listen, record
+from anypod.prove.verdict import why_not
 from anypod.prove.workload import WorkloadError
 from anypod.replicas import Application, ReplicaError
 
@@ -108,8 +109,7 @@ def run(
                 allow_hosts=allow_hosts,
             )
     except (CannotListen, ReplicaError) as wrong:
-        text = "\n".join(filter(None, (str(wrong), getattr(wrong, "traceback", "").rstrip())))
-        print(f"anypod prove: {text}", file=sys.stderr)
+        print(f"anypod prove: {why_not(wrong)}", file=sys.stderr)
         return 2
     return finish(recording, again, notes)
 

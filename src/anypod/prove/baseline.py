@@ -23,6 +23,7 @@ from anypod.replicas import Application, State, World
 
 APART = 1.1
 _TOLD = 5  # steps that are named beside the first
+_BRIEF = 120  # characters of a value
 _WRITTEN = "not isolated: "
 _NAMED_STORE = re.compile(r"(?:postgres(?:ql)?(?:\+\w+)?://[^/]*/\w|(?:redis|valkey)s?://[^/]*/\d)")
 
@@ -209,7 +210,7 @@ def _outlives(workload: Workload, incomplete: ResetIncomplete, *runs: Played) ->
     return (
         f"reset incomplete: {workload.path.name}:{step.line}: {step.label}: the same run on one fresh "
         f"replica answered differently the second time, at {difference.where}: first "
-        f"{difference.expected}, then {difference.got}"
+        f"{_brief(difference.expected)}, then {_brief(difference.got)}"
         + (f"; the same at {told}{more}" if told else "")
     )
 
@@ -240,5 +241,12 @@ def _what_to_name(application: Application, escapes: tuple[str, ...]) -> str:
     return (
         f"Something outside the project outlives a run, a database or a service. {named}--reset takes "
         "sqlite:///PATH, postgresql://…, redis://…/N, a file, a folder, or a command. Or leave DATABASE_URL unset "
-        "for a private SQLite file, or write the workload so that it creates what it reads"
+        "for a private SQLite file, or write the workload so that it creates what it reads. "
+        "If instead the answer tells of the process and the moment (threads, load, metrics), leave that "
+        "request out of the workload"
     )
+
+
+def _brief(text: str) -> str:
+    """A value as one sentence can hold it."""
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"

@@ -170,14 +170,22 @@ class Explainer:
         ]
 
     def _closed(self, prefix: Schedule, positions: Positions, target: int) -> Positions:
-        """With the producers of every value that is sent, and the first of every repeated delivery."""
+        """With the producers of every value that is sent, and both of a repeated delivery.
+
+        Nobody gives up after a lost answer: the first delivery alone would be another story.
+        """
         first: dict[int, int] = {}
+        again: dict[int, int] = {}
         for position, delivery in enumerate(prefix.deliveries):
             first.setdefault(delivery.step, position)
+            if delivery.duplicate:
+                again[delivery.step] = position
+        lost = {d.step for d in prefix.deliveries if d.lost}
         wanted = {prefix.deliveries[position].step for position in positions | {target}}
         for step in list(wanted):
             wanted |= self.judge.producers(step)
-        return (positions | {first[step] for step in wanted if step in first}) - {target}
+        both = {again[step] for step in wanted & lost & again.keys()}
+        return (positions | {first[step] for step in wanted if step in first} | both) - {target}
 
     def _shows(self, prefix: Schedule, positions: Positions, step: int) -> bool:
         return self._pair(prefix.keep(positions), step).difference is not None
@@ -319,8 +327,8 @@ class Explainer:
         kind = _kind(schedule)
         exchanges = shown.played.trace.exchanges
         seen_at = self._route(suspect.step)
-        twice = [d.step for d in schedule.deliveries if d.duplicate]
-        blamed = self._route(twice[-1]) if twice else seen_at
+        twice = _twice(exchanges)
+        blamed = seen_at if twice is None else self._route(twice)
         found = Verification(self._replay(schedule, suspect.step, shown.expected), schedule).cause(
             causes.ranked(kind, exchanges, difference.expected)
         )
@@ -402,6 +410,21 @@ class Explainer:
             if aged.difference is None and not self.judge.differences(aged.expected, aged.played):
                 return stale(cache.name, cache.ttl)
         return None
+
+
+def _twice(exchanges: Sequence[Exchange]) -> int | None:
+    """The step that is to blame for a retry: one whose second delivery was refused, or the last."""
+    status = {e.step.index: _status(e) for e in exchanges if not e.duplicate}
+    twice = [e for e in exchanges if e.duplicate]
+    for again in twice:
+        if status.get(again.step.index, 400) < 400 <= _status(again):
+            return again.step.index
+    return twice[-1].step.index if twice else None
+
+
+def _status(exchange: Exchange) -> int:
+    """What was answered; none is a failure."""
+    return exchange.response.status if isinstance(exchange.response, Response) else 599
 
 
 def _until(schedule: Schedule, step: int) -> tuple[Schedule, int]:

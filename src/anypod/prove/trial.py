@@ -220,6 +220,12 @@ class Trial:
             schedule = retry(len(self.workload.steps), {step}, Retry.SAME, self.slots)
             try:
                 _, suspects = self._try(world, schedule, self.runs)
+                for _ in range(CONFIRMATIONS - 1):
+                    if not suspects:
+                        break  # a clock that ticked in between, perhaps: said of no write
+                    _, again = self._try(world, schedule, self.runs)
+                    seen = {suspect.step for suspect in again}
+                    suspects = tuple(one for one in suspects if one.step in seen)
             except Stopped:
                 return Repeated(self._route(step), None, played=False)
             if not suspects:

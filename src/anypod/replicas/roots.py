@@ -14,6 +14,7 @@ import enum
 import functools
 import re
 import sys
+import sysconfig
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _FRAMEWORK_FUNCTIONS = (
     "teardown_appcontext_funcs", "template_context_processors", "error_handler_spec",
 )  # fmt: skip
 _CACHED = type(functools.lru_cache(lambda: None))
+_PYTHON = Path(sysconfig.get_path("stdlib"))
 _STATE = (
     bool, int, float, str, bytes, type(None), dict, list, set, bytearray, collections.deque,
     types.FunctionType, _CACHED,
@@ -145,6 +147,8 @@ class Roots:
 
     def _may_be_state(self, value: Any) -> bool:
         """Whether an imported name can be more than somebody else's tool."""
+        if has_type(value, _CACHED) and _is_pythons(value.__module__):
+            return False  # `urlsplit` remembers what it has parsed: no answer depends on that
         return has_type(value, _STATE) or self.is_own_class(type(value))
 
     def framework_attributes(self, kind: type) -> frozenset[str]:
@@ -370,6 +374,12 @@ def companions(place: Place) -> list[tuple[str, Any]]:
     """What goes with a place of a library, by name."""
     names = _COMPANIONS.get((place.module, place.name), ())
     return [(name, getattr(sys.modules[place.module], name)) for name in names]
+
+
+def _is_pythons(module: str) -> bool:
+    """Whether a module is of the standard library."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(_PYTHON) and "-packages" not in file
 
 
 def _is_bare(function: types.FunctionType) -> bool:

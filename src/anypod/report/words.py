@@ -24,11 +24,26 @@ def instead(rule: str | None) -> str:
     return SHARED_INSTEAD.get(rule or "", "")
 
 
+def _why_twice(divergence: Divergence) -> str:
+    for again in divergence.requests:
+        first = next(r for r in divergence.requests if r.line == again.line)
+        if again.duplicate and _refused(again) and not _refused(first) and again.pod != first.pod:
+            return (
+                f"pod {again.pod} refused {divergence.route} when it was delivered again: it lacks "
+                f"what pod {first.pod} has"
+            )
+    return f"{divergence.route} delivered twice takes effect twice"
+
+
+def _refused(request: Told) -> bool:
+    return request.status is None or request.status >= 400
+
+
 def why(divergence: Divergence) -> str:
     """The state behind a difference, in a sentence without its full stop."""
     cause = divergence.cause
     if divergence.schedule is Kind.RETRY:
-        return f"{divergence.route} delivered twice takes effect twice"
+        return _why_twice(divergence)
     if divergence.schedule is Kind.OVERLAP:
         return "two requests at the same moment came out as in neither order"
     if divergence.schedule is Kind.IDENTITY:
