@@ -53,7 +53,7 @@ MAY_TOUCH = {
     "testing": {"pytest"},
     "web": {"flask", "werkzeug", "itsdangerous", "starlette", "django"},
     "replicas": {"waitress", "uvicorn", "sqlalchemy", "werkzeug", "starlette", "psycopg", "redis"},
-    "prove": {"lxml", "uvicorn"},
+    "prove": {"lxml", "uvicorn", "schemathesis", "hypothesis", "requests", "yaml"},
     "report": {"rich"},
     "pytest_plugin": {"pytest"},
     "demo": {"flask", "sqlalchemy", "werkzeug"},

@@ -32,6 +32,7 @@ examples:
   anypod prove shop:app --last         prove what was recorded
   anypod prove shop:app --workload shop.http
   anypod prove shop:app --workload shop.har    what a browser's network panel exported
+  anypod prove shop:app --openapi /openapi.json    what its OpenAPI document describes
   anypod prove 'shop:create_app()' --workload shop.http --replicas 2 --budget 30s
   anypod prove --command 'gunicorn -b 127.0.0.1:$PORT shop:app' --workload shop.http
   anypod prove --url http://localhost:8001 --url http://localhost:8002 --workload shop.http
@@ -116,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const=recording.DEFAULT,
         help=f"record a workload while you click, until Ctrl-C (default {recording.DEFAULT})",
+    )
+    source.add_argument(
+        "--openapi",
+        metavar="SOURCE",
+        help="make a workload of an OpenAPI document: a file, a URL, or the path at which the service has it",
     )
     source.add_argument(
         "--last", action="store_true", help="prove the workload that was recorded last"
@@ -236,6 +242,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.last:
             arguments.workload = recording.last()
+        if arguments.openapi:
+            arguments.workload = recording.from_openapi(
+                application,
+                arguments.openapi,
+                seed=arguments.seed,
+                timeout=arguments.timeout,
+                start_timeout=arguments.startup_timeout,
+                shared=tuple(arguments.shared),
+                allow_hosts=frozenset(arguments.allow_host),
+            )
         saved: tuple[Saved, ...] = ()
         if arguments.replay:
             workload, saved = replaying.read(arguments.replay)
@@ -245,6 +261,9 @@ def main(argv: Sequence[str]) -> int:
                 arguments.workload = recording.from_har(arguments.workload, arguments.origin)
             workload = load(arguments.workload)
         accepted = acceptance.read(arguments.baseline) if arguments.baseline else ()
+    except ReplicaError as wrong:
+        trace = getattr(wrong, "traceback", "").rstrip()
+        return _refused("\n".join(filter(None, (str(wrong), trace))), arguments)
     except (WorkloadError, AnypodError, OSError) as wrong:
         return _refused(str(wrong), arguments)
     options = Options(
@@ -306,7 +325,7 @@ def _refused(reason: str, arguments: argparse.Namespace) -> int:
         Outcome.COULD_NOT_RUN,
         claim="nothing was compared",
         application=arguments.app or arguments.command or " ".join(arguments.url),
-        workload=str(arguments.workload),
+        workload=str(arguments.workload or ""),
         reason=reason,
     )
     return _written(verdict, arguments)

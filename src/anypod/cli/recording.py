@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from anypod.errors import ConfigurationError
-from anypod.prove import har
+from anypod.prove import generated, har
 from anypod.prove.recording import Recording
 from anypod.prove.recording_front import CannotListen, listen, record
 from anypod.prove.verdict import why_not
 from anypod.prove.workload import WorkloadError
 from anypod.replicas import Application, ReplicaError
+from anypod.replicas.outside import told
 
 FOLDER = Path(".anypod")  # ours, in the project; it hides itself from version control
 DEFAULT = FOLDER / "recorded.http"
@@ -52,14 +53,50 @@ def from_har(path: Path, origin: str) -> Path:
         WorkloadError: it is no HAR, or has nothing for a workload.
         OSError: the workload cannot be written.
     """
-    _make_folder()
     recording = Recording(FOLDER / f"{path.name}.http", f"Made of {path.name}.")
-    notes = har.read(path, recording, origin=origin)
+    return _made(path, recording, har.read(path, recording, origin=origin))
+
+
+def from_openapi(
+    application: Application,
+    source: str,
+    *,
+    seed: int,
+    timeout: float,
+    start_timeout: float,
+    shared: tuple[Path, ...],
+    allow_hosts: frozenset[str],
+) -> Path:
+    """The workload that an OpenAPI document makes, in a file of ours; see `generated.generate`.
+
+    Raises:
+        WorkloadError: it is no such document, or has nothing for a workload.
+        ReplicaError: the service did not start.
+        OSError: the workload cannot be written.
+    """
+    recording = Recording(FOLDER / "openapi.http", f"Made of {told(source)}, seed {seed}.")
+    print(f"asking one replica what {told(source)} describes", file=sys.stderr)
+    notes = generated.generate(
+        application,
+        source,
+        recording,
+        seed=seed,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        shared=shared,
+        allow_hosts=allow_hosts,
+    )
+    return _made(told(source), recording, notes)
+
+
+def _made(source: Path | str, recording: Recording, notes: tuple[str, ...]) -> Path:
+    """Write a workload that was made of something else, and say what is in it."""
+    _make_folder()
     written = recording.write()
     for note in (*notes, *written.notes):
         print(f"note  {note}", file=sys.stderr)
     if written.path is None:
-        raise WorkloadError(path, None, "expected a request for a workload, got none")
+        raise WorkloadError(source, None, "expected a request for a workload, got none")
     print(f"{written.path}: {written.told}", file=sys.stderr)
     return written.path
 

@@ -48,12 +48,12 @@ class WorkloadError(ConfigurationError):
     """A workload file that cannot be run as it stands.
 
     Attributes:
-        path: the file.
+        path: the file, or the URL that it came from.
         line: 1-based, or None when it is about the file as a whole.
         problem: what was expected and what was there.
     """
 
-    def __init__(self, path: Path, line: int | None, problem: str) -> None:
+    def __init__(self, path: Path | str, line: int | None, problem: str) -> None:
         self.path, self.line, self.problem = path, line, problem
         place = str(path) if line is None else f"{path}:{line}"
         super().__init__(f"{place}: {problem}")
