@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anypod.prove.options import usual_budget
 from anypod.prove.schedules import (
     Delivery,
     Kind,
@@ -118,3 +119,12 @@ def test_random_schedules_are_the_seeds_and_have_no_end() -> None:
         for slot in range(3):
             lives = [d.life for d in schedule.deliveries if d.slot == slot]
             assert lives == sorted(lives)
+
+
+@pytest.mark.parametrize(
+    ("requests", "seconds"), [(1, 60.0), (150, 60.0), (500, 200.0), (5000, 240.0)]
+)
+def test_a_larger_workload_has_a_larger_budget_if_none_is_named(
+    requests: int, seconds: float
+) -> None:
+    assert usual_budget(requests) == seconds

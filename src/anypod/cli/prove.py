@@ -19,6 +19,7 @@ from anypod.prove import acceptance
 from anypod.prove import replay as replaying
 from anypod.prove.engine import Options, prove
 from anypod.prove.events import Event, Outcome, Verdict
+from anypod.prove.options import usual_budget
 from anypod.prove.replay import Saved
 from anypod.prove.schedules import TRIED, Kind
 from anypod.prove.workload import WorkloadError, load
@@ -147,8 +148,7 @@ def parser() -> argparse.ArgumentParser:
         "--budget",
         metavar="TIME",
         type=duration,
-        default=60.0,
-        help="no new schedule after this long (default 60s)",
+        help="no new schedule after this long (default 60s, more for over 150 requests, at most 4m)",
     )
     for form, described in FORMS.items():
         made.add_argument(
@@ -268,7 +268,7 @@ def main(argv: Sequence[str]) -> int:
         return _refused(str(wrong), arguments)
     options = Options(
         replicas=len(application.urls) or arguments.replicas,
-        budget=arguments.budget,
+        budget=arguments.budget or usual_budget(len(workload.steps)),
         random=arguments.random,
         seed=arguments.seed,
         shared=tuple(arguments.shared),

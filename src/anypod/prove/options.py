@@ -38,3 +38,12 @@ class Options:
     start_timeout: float = 30.0
     schedules: frozenset[Kind] = frozenset(TRIED)
     accepted: tuple[Accepted, ...] = ()
+
+
+def usual_budget(requests: int) -> float:
+    """The budget for a workload when none is named, in seconds.
+
+    Five hundred requests are to be done with in five minutes, explanations and all. In the first minute
+    of so many little but the retries may come to its end.
+    """
+    return min(240.0, max(Options().budget, 0.4 * requests))
