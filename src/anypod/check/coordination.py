@@ -10,6 +10,7 @@ from anypod.check.effects import sql_of
 from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, GENERATOR, KWARGS, Value
 from anypod.check.frames import Frame, Obj
 from anypod.check.model import ERROR, WARNING
+from anypod.check.origins import is_client
 from anypod.check.reach import External
 
 LOCKS = frozenset(
@@ -69,6 +70,8 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
                     for c in range(len(body.calls))
                     if _is_within(body.contexts, body.calls[c][CALL_CONTEXT], number)
                 ]
+                if _fills_once(analysis, frame, number):
+                    continue
                 if _has_shared_effect(analysis, frame, inside, each=place[2][-1:] == ("[]",)):
                     yield _lock(analysis, frame, payload[1], 0, place)
     for external in analysis.externals:
@@ -77,6 +80,27 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
         everything = range(len(external.frame.function.body.calls))
         if _has_shared_effect(analysis, external.frame, everything):
             yield _lock(analysis, external.frame, external.line, external.column, external.receiver)
+
+
+def _fills_once(analysis: Analysis, frame: Frame, number: int) -> bool:
+    """`with lock: if not self._ready: …; self._ready = True`: what each process does once for itself."""
+    body = frame.function.body
+    asked = {
+        o
+        for test, _ in body.tests
+        for one in analysis.deep(test, frame, 12)
+        if one[0] in "na"
+        for o in analysis.resolver.resolve(one, frame)
+        if o[0] == "P"
+    }
+    return any(
+        w.op in {"rebind", "attr"}
+        and w.place in asked
+        and _is_within(body.contexts, w.context, number)
+        and w.value is not None
+        and (w.value == ("k", True) or is_client(analysis, w.value, frame))
+        for w in analysis.writes_of(frame)
+    )
 
 
 def _lock(analysis: Analysis, frame: Frame, line: int, column: int, place: Obj) -> Coordination:

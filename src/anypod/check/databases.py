@@ -36,6 +36,7 @@ def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
     if not analysis.entries:
         return
     seen: set[tuple[str, int]] = set()
+    found: dict[str, Finding] = {}
     for external in (*analysis.externals, *analysis.startup_externals):
         at = _EMBEDDED.get(external.dotted)
         call = external.frame.function.body.calls[external.call]
@@ -45,9 +46,13 @@ def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
         if where in seen:
             continue
         seen.add(where)
-        found = _embedded(analysis, external, call[ARGS][at], why)
-        if found is not None:
-            yield found
+        one = _embedded(analysis, external, call[ARGS][at], why)
+        if one is None:
+            continue
+        first = found.setdefault(one.state, one)
+        if first is not one:
+            found[one.state] = first._replace(sites=(*first.sites, *one.sites))
+    yield from found.values()
     yield from _configured_databases(analysis, why)
 
 
