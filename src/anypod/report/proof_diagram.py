@@ -81,7 +81,8 @@ def _exchange(request: Told, x: int, y: int, *, differs: bool) -> str:
         f'<path d="M{x} {y + 42}H{(start + x) // 2}" class="{tone} dash"/>'
         f'<path d="M{(start + x) // 2 - 4} {y + 38}l8 8m0 -8l-8 8" class="kill"/>'
         if request.lost
-        else f'<path d="M{x} {y + 42}H{start}m6 -4l-6 4l6 4" class="{tone} dash"/>'
+        else f'<path d="M{x} {y + 42}H{start}" class="{tone} dash"/>'
+        f'<path d="M{start + 6} {y + 38}l-6 4l6 4" class="{tone}"/>'
     )
     return (
         f'<text x="{CLIENT + 8}" y="{y + 12}" class="r">{escape(cut(sent(request), CHARACTERS))}</text>'

@@ -47,7 +47,7 @@ svg path,svg line{fill:none;stroke:var(--text);stroke-width:1.2}svg .life{stroke
 svg .dash{stroke-dasharray:4 3}svg .work{stroke-width:5;stroke:var(--dim)}
 svg path.bad{stroke:var(--bad);stroke-width:2.5}svg .kill{stroke:var(--bad);stroke-width:2}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .5rem;vertical-align:top;
-border-bottom:1px solid var(--line)}article th{width:6rem}article table{margin-bottom:.75rem}td.n{text-align:right;font-variant-numeric:tabular-nums}
+border-bottom:1px solid var(--line)}article th{width:1%;padding-right:1rem;white-space:nowrap}article table{margin-bottom:.75rem}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .expected{color:var(--good)}.got{color:var(--bad)}summary{cursor:pointer}ol,ul{padding-left:1.5rem}
 @media print{body{max-width:none}details>*{display:block}}
 """
