@@ -124,7 +124,7 @@ def page(results: dict[str, Any]) -> str:
             "in the others (`tests/prove/corpus/`). This page is written by `make soak`; the numbers are also",
             "in `truth.json`. Passes of other sources of prove or of another corpus are not among them.",
             "",
-            f"Sources {results['sources']}, Python {results['python']}, {results['system']}.",
+            f"Python {results['python']}, {results['system']}; digest of these sources: {results['sources']}.",
             "",
             "| pass | found | false alarms | cause right | cause verified | seconds | load |",
             "|---:|---:|---:|---:|---:|---:|---:|",
