@@ -317,6 +317,22 @@ def test_where_the_copies_of_the_tree_are_is_told_of_no_process() -> None:
     assert compare(a, played(copies_of_the_tree, 3, 30.0), noise) == []
 
 
+def test_a_cookie_is_as_random_where_a_request_alone_is_the_first_to_set_it() -> None:
+    def visit(run: Run, *, alone: bool) -> None:
+        token = run.token(16)
+        signed = URLSafeSerializer("secret").dumps(token)
+        cookie = (("set-cookie", f"csrf={signed}; Path=/"),)
+        if not alone:
+            run.answer("GET /form", "", kind="text/html", headers=cookie)
+        else:
+            run.exchanges = [*played(lambda r: r.answer("GET /form", ""), 1).exchanges]
+        run.answer("GET /other", "", kind="text/html", headers=cookie if alone else ())
+
+    _, noise = learned(lambda run: visit(run, alone=False))
+    one, two = (played(lambda run: visit(run, alone=True), seed) for seed in (5, 6))
+    assert compare(Trace(one.exchanges[1:]), Trace(two.exchanges[1:]), noise) == []
+
+
 SAFE = [
     copies_of_the_tree,
     shuffled_ids,

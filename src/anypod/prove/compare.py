@@ -151,9 +151,14 @@ class _Learner(Visitor):
     def noise(self, refuted: frozenset[str]) -> Noise:
         places = learn_places(self._samples, refuted)
         generals: dict[tuple[int, str], Place] = {}
+        cookies: dict[str, Place] = {}
         for (step, where), place in places.items():
-            key = (step, general(where))
+            anywhere = general(where)
+            key = (step, anywhere)
             generals[key] = place if key not in generals else generals[key].merged(place)
+            if where.startswith("cookie "):
+                known = cookies.get(anywhere)
+                cookies[anywhere] = place if known is None else known.merged(place)
         return Noise(
             places,
             generals,
@@ -163,6 +168,7 @@ class _Learner(Visitor):
             frozenset(self._keyed),
             self._loose(places),
             frozenset((self._routes[step], where) for step, where in self._wild),
+            cookies,
         )
 
     def _loose(self, places: dict[tuple[int, str], Place]) -> dict[tuple[str, str], Place]:

@@ -65,6 +65,8 @@ class Known:
         loose: by route and place, what is neither constant nor one-to-one: a random choice may
             well come out alike twice in one step, and says so in another step of its route.
         wild_routes: by route and place, what may be there or not.
+        cookies: by place, what is generated in a cookie on any route: a request that is asked alone
+            may be the first to set one.
         unordered: by route and place, lists that come in any order.
         keyed: by route and place, objects whose members are named by generated values.
     """
@@ -77,6 +79,7 @@ class Known:
     keyed: frozenset[tuple[str, str]] = frozenset()
     loose: dict[tuple[str, str], Place] = field(default_factory=dict)
     wild_routes: frozenset[tuple[str, str]] = frozenset()
+    cookies: dict[str, Place] = field(default_factory=dict)
 
     def not_compared(self) -> tuple[tuple[int, str], ...]:
         """Places that no comparison looks at, as step and place, for an honest report."""
@@ -87,7 +90,7 @@ class Known:
         """What is generated at a place, if anything."""
         known = self.places.get((step, where))
         if known is None and (step, where) not in self.seen:
-            known = self.generals.get((step, general(where)))
+            known = self.generals.get((step, general(where))) or self.cookies.get(general(where))
         return self.loose.get((route, general(where))) if known is None else known
 
     def is_wild(self, step: int, route: str, where: str) -> bool:
