@@ -63,7 +63,7 @@ def fixed(figure: float) -> Side:
 
 
 def stepping(store: Store, clock: Any = time.perf_counter) -> Side:
-    return statement("step(command)", clock=clock, step=store.execute, command=STEP)
+    return statement("step(command)", clock=clock, step=store.perform, command=STEP)
 
 
 # --- memory
@@ -110,13 +110,13 @@ def _crowd(url: str, pause: float, seconds: float, pipe: Any, cores: set[int]) -
     if cores:  # as this module finds them in a child, they are the one that the parent is pinned to
         os.sched_setaffinity(0, cores)
     with open_store(url) as store:
-        store.execute(STEP)
+        store.perform(STEP)
         pipe.send(None)
         pipe.recv()
         waits = []
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
-            store.execute(STEP)
+            store.perform(STEP)
             ended = time.perf_counter()
             waits.append(ended - began)
             while time.perf_counter() < ended + pause:
@@ -178,7 +178,7 @@ def sqlite_async(folder: Path) -> Iterator[Contest | Fact]:
         async def concurrent(n: int, width: int) -> float:
             began = time.perf_counter()
             for _ in range(max(1, n // width)):
-                await asyncio.gather(*(store.aexecute(STEP) for _ in range(width)))
+                await asyncio.gather(*(store.aperform(STEP) for _ in range(width)))
             return (time.perf_counter() - began) * n / (max(1, n // width) * width)
 
         yield Contest(
@@ -215,10 +215,10 @@ def redis_alone(port: int) -> Iterator[Contest | Fact]:
         FaultProxy("127.0.0.1", port) as proxy,
         open_store(f"redis://127.0.0.1:{proxy.port}") as store,
     ):
-        store.execute(STEP)
+        store.perform(STEP)
         before = proxy.exchanges
         for _ in range(100):
-            store.execute(STEP)
+            store.perform(STEP)
         yield Fact("  exchanges per increment", (proxy.exchanges - before) / 100, 1.0)
 
 
@@ -245,7 +245,7 @@ def redis_async(port: int) -> Iterator[Contest]:
 
         yield Contest(
             "Redis: asyncio, 50 concurrent",
-            lambda n: runner.run(concurrent(n, lambda: store.aexecute(STEP))),
+            lambda n: runner.run(concurrent(n, lambda: store.aperform(STEP))),
             {"redis.asyncio incr()": lambda n: runner.run(concurrent(n, lambda: theirs.incr("n")))},
             {"redis.asyncio incr()": Faster(4.0)},
         )  # fmt: skip
@@ -278,9 +278,9 @@ def postgres(url: str) -> Iterator[Contest | Fact]:
         )
     host, port = "127.0.0.1", int(url.rpartition(":")[2].partition("/")[0])
     with FaultProxy(host, port) as proxy, open_store(proxy.url(url)) as store:
-        store.execute(STEP)
-        store.execute(STEP)
+        store.perform(STEP)
+        store.perform(STEP)
         before = proxy.exchanges
         for _ in range(100):
-            store.execute(STEP)
+            store.perform(STEP)
         yield Fact("  exchanges per increment", (proxy.exchanges - before) / 100, 1.0)

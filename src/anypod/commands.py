@@ -21,16 +21,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeAlias, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from anypod.durations import LONGEST
 
 R = TypeVar("R")
 
-MAX_INTEGER: Final = (
-    2**53 - 1
-)  # the largest integer that every store and every JSON reader keeps exactly
+MAX_INTEGER: Final = 2**53 - 1  # the largest that every store and every JSON reader keeps exactly
 ONCE_TTL: Final = 86_400.0
+MOST_SCANNED: Final = 10_000  # values in a page
+
+# What `Store.execute` holds a command against; a primitive has checked what it was given itself.
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=LONGEST)]
+Span: TypeAlias = Annotated[float, Meta(ge=0, le=LONGEST)]
+Integer: TypeAlias = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Token: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 
 
 class Command(Struct, Generic[R], frozen=True):
@@ -73,9 +81,9 @@ class Put(Command[Stored], frozen=True):
     """
 
     value: bytes | None
-    ttl: float | None = None
-    expect: int | None = None
-    fence: int = 0
+    ttl: Seconds | None = None
+    expect: Token | None = None
+    fence: Token = 0
 
 
 # --- counters -------------------------------------------------------------------------------------
@@ -105,13 +113,13 @@ class Add(Command[Added], frozen=True):
     ones for everybody.
     """
 
-    by: int = 1
-    floor: int = -MAX_INTEGER
-    ceiling: int = MAX_INTEGER
-    ttl: float | None = None
+    by: Integer = 1
+    floor: Integer = -MAX_INTEGER
+    ceiling: Integer = MAX_INTEGER
+    ttl: Seconds | None = None
     once: str | None = None
-    once_ttl: float = ONCE_TTL
-    window: float | None = None
+    once_ttl: Seconds = ONCE_TTL
+    window: Seconds | None = None
 
 
 class Total(Command[int], frozen=True):
@@ -154,8 +162,8 @@ class Claim(Command[Claimed], frozen=True):
     """
 
     fingerprint: str
-    lease: float
-    ttl: float
+    lease: Seconds
+    ttl: Seconds
 
 
 class Renew(Command[bool], frozen=True):
@@ -164,8 +172,8 @@ class Renew(Command[bool], frozen=True):
     A lease that has run out may be renewed while nobody else was granted the claim or slot.
     """
 
-    token: int
-    lease: float
+    token: Token
+    lease: Seconds
 
 
 class Complete(Command[bool], frozen=True):
@@ -175,15 +183,15 @@ class Complete(Command[bool], frozen=True):
     that it may be repeated after a lost reply.
     """
 
-    token: int
+    token: Token
     outcome: bytes
-    ttl: float
+    ttl: Seconds
 
 
 class Abandon(Command[bool], frozen=True):
     """Forget the claim, so that a retry executes; False if it is no longer this holder's."""
 
-    token: int
+    token: Token
 
 
 class Inspect(Command[Claimed | None], frozen=True):
@@ -212,7 +220,7 @@ class ReadDocument(Command[Document | None], frozen=True):
     gains at least a sixteenth of `touch`: a busy session does not write at each request.
     """
 
-    touch: float | None = None
+    touch: Seconds | None = None
 
 
 class Existence(Enum):
@@ -250,8 +258,8 @@ class PatchDocument(Command[Patched], frozen=True):
     put: Mapping[str, bytes]
     drop: tuple[str, ...] = ()
     existence: Existence = Existence.EXISTING
-    idle: float | None = None
-    absolute: float | None = None
+    idle: Seconds | None = None
+    absolute: Seconds | None = None
 
 
 class EndDocument(Command[bool], frozen=True):
@@ -260,7 +268,7 @@ class EndDocument(Command[bool], frozen=True):
     The tombstone stands for `keep` seconds and at least until the document's absolute deadline.
     """
 
-    keep: float
+    keep: Span
 
 
 # --- cache ----------------------------------------------------------------------------------------
@@ -294,8 +302,8 @@ class CacheRead(Command[CacheReply], frozen=True):
     """
 
     schema: str
-    lease: float
-    early: float = 0.0
+    lease: Span
+    early: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Filled(Struct, frozen=True):
@@ -313,12 +321,12 @@ class CacheFill(Command[Filled], frozen=True):
     lease. `soft` and `hard` are seconds, soft ≤ hard. A fill ends the lease.
     """
 
-    lease: int | None
+    lease: Token | None
     schema: str
     payload: bytes
-    soft: float
-    hard: float
-    load_seconds: float = 0.0
+    soft: Span
+    hard: Span
+    load_seconds: Span = 0.0
 
 
 class CacheInvalidate(Command[int], frozen=True):
@@ -328,7 +336,7 @@ class CacheInvalidate(Command[int], frozen=True):
     before cannot be stored after.
     """
 
-    keep: float = 60.0
+    keep: Span = 60.0
 
 
 class CacheVersion(Command[int], frozen=True):
@@ -339,13 +347,13 @@ class CacheVersion(Command[int], frozen=True):
     `keep` seconds from now; that deadline moves only if it gains at least a sixteenth of `keep`.
     """
 
-    keep: float
+    keep: Span
 
 
 class CacheRelease(Command[bool], frozen=True):
     """Give a lease back without a value, because the load failed; False if it was void already."""
 
-    lease: int
+    lease: Token
 
 
 # --- iteration ------------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ class Scan(Command[Page], frozen=True):
     """
 
     after: str = ""
-    limit: int = 100
+    limit: Annotated[int, Meta(ge=1, le=MOST_SCANNED)] = 100
 
 
 # --- rate limits ----------------------------------------------------------------------------------
@@ -386,9 +394,9 @@ class Policy(Struct, frozen=True, cache_hash=True):
     """One limit: `limit` units per `period` seconds; `burst` units at once (GCRA alone uses it)."""
 
     algorithm: Algorithm
-    limit: int
-    period: float
-    burst: int
+    limit: Count
+    period: Seconds
+    burst: Count
 
 
 class Quota(Struct, frozen=True):
@@ -419,7 +427,7 @@ class Take(Command[Taken], frozen=True):
     """
 
     policies: tuple[Policy, ...]
-    cost: int = 1
+    cost: Integer = 1
 
 
 class TakeAll(Command[Taken], frozen=True):
@@ -431,7 +439,7 @@ class TakeAll(Command[Taken], frozen=True):
     """
 
     subjects: tuple[tuple[str, tuple[Policy, ...]], ...]
-    cost: int = 1
+    cost: Integer = 1
 
 
 # --- slots (locks, concurrency limits) ------------------------------------------------------------
@@ -461,15 +469,15 @@ class Acquire(Command[Acquired], frozen=True):
     """
 
     waiter: str
-    lease: float
-    patience: float = 0.0
-    limit: int = 1
+    lease: Seconds
+    patience: Span = 0.0
+    limit: Count = 1
 
 
 class Release(Command[bool], frozen=True):
     """Give a slot back; False if the token does not hold one any more."""
 
-    token: int
+    token: Token
 
 
 class Withdraw(Command[bool], frozen=True):

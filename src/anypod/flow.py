@@ -74,7 +74,7 @@ def run(store: Store, flow: Flow[T]) -> T:
         while True:
             try:
                 if isinstance(step, Command):
-                    reply = store.execute(step)
+                    reply = store.perform(step)
                 elif isinstance(step, Together):
                     reply = store.execute_many(step.commands)
                 elif isinstance(step, Wait):
@@ -100,7 +100,7 @@ async def arun(store: Store, flow: Flow[T]) -> T:
         while True:
             try:
                 if isinstance(step, Command):
-                    reply = await store.aexecute(step)
+                    reply = await store.aperform(step)
                 elif isinstance(step, Together):
                     reply = await store.aexecute_many(step.commands)
                 elif isinstance(step, Wait):

@@ -60,7 +60,7 @@ def test_a_refund_that_fails_does_not_hide_the_refusal(
     state.observe(told.append)
     wide, narrow = state.rate_limit("wide", "9/hour"), state.rate_limit("narrow", "1/hour")
     assert narrow.hit("ada").allowed
-    execute = state.store.execute
+    execute = state.store.perform
     seen: list[str] = []
 
     def failing(command: Any) -> Any:
@@ -69,7 +69,7 @@ def test_a_refund_that_fails_does_not_hide_the_refusal(
             raise StoreUnavailable("gone")
         return execute(command)
 
-    monkeypatch.setattr(type(state.store), "execute", lambda _, command: failing(command))
+    monkeypatch.setattr(type(state.store), "perform", lambda _, command: failing(command))
     decisions = hit_all((wide, "ada"), (narrow, "ada"))
     assert [each.allowed for each in decisions] == [True, False]
     assert len(seen) == 3
@@ -153,14 +153,14 @@ def test_a_buffer_is_bounded(state: State, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_thread_outlives_whatever_fails(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     views = state.counter("views")
     buffer = views.buffered(every=0.01)
-    execute = state.store.execute
+    execute = state.store.perform
 
     def broken(command: Any) -> Any:
         if command.key.endswith("sa"):
             raise RuntimeError("a bug of a driver")
         return execute(command)
 
-    monkeypatch.setattr(state.store, "execute", broken)
+    monkeypatch.setattr(state.store, "perform", broken)
     for key in ("a", "b"):
         buffer.increment(key)
     eventually(lambda: views.value("b") == 1, "what fails for one key holds up no other")
@@ -179,7 +179,7 @@ def test_an_outage_wakes_nobody_at_each_increment(
         sent.append(command)
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(state.store, "execute", away)
+    monkeypatch.setattr(state.store, "perform", away)
     buffer.increment()
     with pytest.raises(StoreUnavailable):
         buffer.flush()

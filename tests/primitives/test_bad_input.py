@@ -134,7 +134,7 @@ def test_keys_without_end_are_bounded_here(monkeypatch: pytest.MonkeyPatch) -> N
         def unreachable(command: Command[Any]) -> Any:
             raise StoreUnavailable("away")
 
-        monkeypatch.setattr(state.store, "execute", unreachable)
+        monkeypatch.setattr(state.store, "perform", unreachable)
         local = state.rate_limit("local", "9/hour", unavailable="local", replicas=3)
         for number in range(MOST_SUBJECTS + 1_000):
             local.hit(number)

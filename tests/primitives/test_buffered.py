@@ -77,19 +77,19 @@ def test_a_lost_reply_counts_once(
     hits = state.counter("hits")
     views = hits.buffered(every=3_600.0)
     views.increment(by=3)
-    execute = state.store.execute
+    execute = state.store.perform
 
     def lossy(command: Command[Any]) -> Any:
         if failure is OutcomeUnknown:
             execute(command)
         raise failure("the reply is lost")
 
-    monkeypatch.setattr(state.store, "execute", lossy)
+    monkeypatch.setattr(state.store, "perform", lossy)
     for _ in range(3):
         with pytest.raises(failure):
             views.flush()
     assert views.pending == 1
-    monkeypatch.setattr(state.store, "execute", execute)
+    monkeypatch.setattr(state.store, "perform", execute)
     views.increment()
     views.flush()
     assert hits.value() == 4

@@ -94,7 +94,7 @@ class Scene:
         answer = uuid.uuid4().hex
         with State(self.store, namespace="t") as state:
             state.store.driver.clock_offset = clock
-            points.around(state.store, "execute", lambda command: type(command).__name__)
+            points.around(state.store, "perform", lambda command: type(command).__name__)
             connection = self.connect()
             for kind in (SQLiteTransaction, PsycopgTransaction):
                 points.around(kind, "begin", lambda _: "BEGIN")

@@ -112,8 +112,8 @@ def test_a_denial_that_holds_costs_no_exchange(
     refused = limit.hit("ip", cost=5)
     assert not refused
     seen: list[Command[Any]] = []
-    execute = state.store.execute
-    monkeypatch.setattr(state.store, "execute", lambda c: (seen.append(c), execute(c))[1])
+    execute = state.store.perform
+    monkeypatch.setattr(state.store, "perform", lambda c: (seen.append(c), execute(c))[1])
     again = limit.hit("ip", cost=5)
     assert not again
     assert 0 < again.retry_after <= refused.retry_after
@@ -226,7 +226,7 @@ class TestStoreDown:
         def unreachable(command: Command[Any]) -> Any:
             raise StoreUnavailable("the store is down")
 
-        state.store.execute = unreachable  # type: ignore[method-assign]
+        state.store.perform = unreachable  # type: ignore[method-assign]
         return state
 
     def test_raise(self, down: State) -> None:

@@ -28,13 +28,13 @@ class Recorder:
 
     def __init__(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[Command[Any]] = []
-        execute = state.store.execute
+        execute = state.store.perform
 
         def recorded(command: Command[Any]) -> Any:
             self.commands.append(command)
             return execute(command)
 
-        monkeypatch.setattr(state.store, "execute", recorded)
+        monkeypatch.setattr(state.store, "perform", recorded)
 
 
 def test_any_holder_of_the_token_sees_the_session(sessions: Sessions) -> None:

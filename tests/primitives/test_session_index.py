@@ -169,17 +169,17 @@ def test_erasing_while_somebody_keeps_logging_in_says_so(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions.create(user=7)
-    execute = sessions.store.execute
+    execute = sessions.store.perform
     made: list[Session] = []
 
     def eager(command: object) -> object:
         if isinstance(command, EndDocument):
-            monkeypatch.setattr(sessions.store, "execute", execute)
+            monkeypatch.setattr(sessions.store, "perform", execute)
             made.append(sessions.create(user=7))
-            monkeypatch.setattr(sessions.store, "execute", eager)
+            monkeypatch.setattr(sessions.store, "perform", eager)
         return execute(command)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sessions.store, "execute", eager)
+    monkeypatch.setattr(sessions.store, "perform", eager)
     with pytest.raises(Conflict, match="refuse the user's logins first"):
         sessions.erase(7)
 
@@ -202,11 +202,11 @@ def test_slow_readings_do_not_change_the_order(state: State) -> None:
     for _ in range(6):
         made.append(sessions.create(user=7).handle)
         advance(state, 10.0)
-    execute = state.store.execute
+    execute = state.store.perform
 
     def slow(command: object) -> object:
         advance(state, 60.0)
         return execute(command)  # type: ignore[arg-type]
 
-    state.store.execute = slow  # type: ignore[method-assign, assignment]
+    state.store.perform = slow  # type: ignore[method-assign, assignment]
     assert [info.handle for info in sessions.sessions(7)] == made[::-1]

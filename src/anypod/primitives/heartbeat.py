@@ -101,7 +101,7 @@ class Heartbeat:
             return False
         sent = time.monotonic()
         try:
-            if self.store.execute(self.command):
+            if self.store.perform(self.command):
                 self.renewed = sent
                 return True
         except StoreError:
@@ -146,7 +146,7 @@ class Heartbeat:
         while not self.stopped:
             sent = time.monotonic()
             try:
-                if not await self.store.aexecute(self.command):
+                if not await self.store.aperform(self.command):
                     self.refuse()
                     return
                 self.renewed = sent

@@ -193,7 +193,7 @@ class RateLimit:
             return denied
         self.check(policies, cost)
         try:
-            taken = self.store.execute(Take(address, policies, cost))
+            taken = self.store.perform(Take(address, policies, cost))
         except StoreError as failure:
             return self.without_store(address, policies, cost, failure)
         if taken.admitted:
@@ -209,7 +209,7 @@ class RateLimit:
             return denied
         self.check(policies, cost)
         try:
-            taken = await self.store.aexecute(Take(address, policies, cost))
+            taken = await self.store.aperform(Take(address, policies, cost))
         except StoreError as failure:
             return self.without_store(address, policies, cost, failure)
         if taken.admitted:

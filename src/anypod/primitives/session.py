@@ -114,7 +114,7 @@ class Sessions:
         if match is None:
             return None
         handle = _digest(match[1])
-        return self._opened(match, handle, self.store.execute(self._read(handle)))
+        return self._opened(match, handle, self.store.perform(self._read(handle)))
 
     async def aload(self, token: str | None) -> Session | None:
         """`load`, awaiting."""
@@ -122,7 +122,7 @@ class Sessions:
         if match is None:
             return None
         handle = _digest(match[1])
-        return self._opened(match, handle, await self.store.aexecute(self._read(handle)))
+        return self._opened(match, handle, await self.store.aperform(self._read(handle)))
 
     def sessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
         """The sessions of a user that are alive, the youngest first: a list of devices.
@@ -341,7 +341,7 @@ class Session(MutableMapping[str, Any]):
         if not put and not drop:
             return
         if self._known:
-            patched = self._sessions.store.execute(self._patch(put, drop))
+            patched = self._sessions.store.perform(self._patch(put, drop))
             self._sessions.refuse_unless_patched(patched)
         else:
             run(self._sessions.store, self._sessions.bind(self.id, self._user_key, put, None))
@@ -353,7 +353,7 @@ class Session(MutableMapping[str, Any]):
         if not put and not drop:
             return
         if self._known:
-            patched = await self._sessions.store.aexecute(self._patch(put, drop))
+            patched = await self._sessions.store.aperform(self._patch(put, drop))
             self._sessions.refuse_unless_patched(patched)
         else:
             await arun(

@@ -23,7 +23,10 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from msgspec import MsgspecError, msgpack
+
 from anypod.commands import Command, Get
+from anypod.durations import shown
 from anypod.errors import ConfigurationError, MissingExtra, StoreError, StoreUnavailable
 from anypod.observe import Event, Observer, event_of
 from anypod.stores.breaker import Breaker, BreakerOpen
@@ -116,10 +119,21 @@ class Store:
         """Execute one command.
 
         Raises:
+            ValueError: it asks for what cannot be, such as a lease of -1 seconds.
             StoreUnavailable: it did not execute.
             OutcomeUnknown: it may have executed.
             RecordError: what stands at the key cannot be read.
         """
+        _refuse_impossible(command)
+        return self.perform(command)
+
+    async def aexecute(self, command: Command[R]) -> R:
+        """Execute one command without blocking the event loop; raises as `execute` does."""
+        _refuse_impossible(command)
+        return await self.aperform(command)
+
+    def perform(self, command: Command[R]) -> R:
+        """Execute a command of a primitive, which has checked its arguments by itself; else as `execute`."""
         try:
             if self._breaker.failures:
                 return self._watched(command)
@@ -127,8 +141,8 @@ class Store:
         except self._errors as failure:
             raise self._failed(failure, command) from failure
 
-    async def aexecute(self, command: Command[R]) -> R:
-        """Execute one command without blocking the event loop; raises as `execute` does."""
+    async def aperform(self, command: Command[R]) -> R:
+        """`perform`, without blocking the event loop."""
         try:
             if self._breaker.failures:
                 return await self._awatched(command)
@@ -142,8 +156,10 @@ class Store:
         Raises:
             StoreError: what became of the first that failed; each of the others was executed, or failed too.
         """
+        for command in commands:
+            _refuse_impossible(command)
         if self._breaker.failures or len(commands) == 1:
-            return [self.execute(command) for command in commands]
+            return [self.perform(command) for command in commands]
         start = time.perf_counter()
         try:
             replies = self.driver.execute_many(commands)
@@ -314,6 +330,24 @@ def open_store(url: str, *, namespace: str | None = None) -> Store:
     except ValueError as failure:
         raise ConfigurationError(f"{redact(url)!r} cannot be read as a URL: {failure}") from failure
     return Store(driver, url=url, namespace=namespace)
+
+
+def _refuse_impossible(command: Command[Any]) -> None:
+    """Hold a command against the types and bounds that its class declares.
+
+    Raises:
+        ValueError: which names the command and its field.
+    """
+    try:
+        msgpack.decode(msgpack.encode(command), type=type(command))
+    except (MsgspecError, TypeError, OverflowError, UnicodeError) as failure:
+        what, _, where = str(failure).partition(" - at `$.")
+        field = re.match(r"\w*", where)[0]  # type: ignore[index]  # it always matches
+        given = f", not {shown(getattr(command, field))}" if field else ""
+        raise ValueError(
+            f"{type(command).__name__} cannot be executed: {field or 'a field'}: {what}{given}; durations are "
+            f"seconds, at most a hundred years, and integers within ±(2⁵³−1)"
+        ) from failure
 
 
 def _checked(namespace: str) -> str:
