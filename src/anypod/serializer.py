@@ -37,6 +37,9 @@ class Serializer(Generic[T]):
         type: what to decode into (a dataclass, a `TypedDict`, `list[UUID]`, …); None keeps plain data.
         largest: bytes of an encoded value; more is a `ValueError`.
         owner: kind and name of the primitive whose values these are, for messages.
+
+    Raises:
+        TypeError: `type` is nothing that could be decoded into.
     """
 
     def __init__(
@@ -49,7 +52,13 @@ class Serializer(Generic[T]):
         self._type = type
         self._owner = owner
         self._plain = type is None
-        self._decoder: msgpack.Decoder[Any] = msgpack.Decoder(Any if type is None else type)
+        try:
+            self._decoder: msgpack.Decoder[Any] = msgpack.Decoder(Any if type is None else type)
+        except (TypeError, NameError) as failure:
+            raise TypeError(
+                f"{owner}: type must be something to decode into, such as a dataclass, a TypedDict or "
+                f"list[UUID], not {type!r:.120}: {failure}"
+            ) from failure
         self._largest = largest
 
     def encode(self, value: T) -> bytes:

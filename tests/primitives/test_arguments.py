@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from anypod.commands import MAX_INTEGER, Put
 from anypod.errors import LimitReached, StoreUnavailable
 from anypod.observe import Event
 from anypod.primitives import buffered, degraded
-from anypod.primitives.rate_limit import hit_all
+from anypod.primitives.rate_limit import ahit_all, hit_all
 
 from .test_buffered import eventually
 
@@ -198,3 +199,32 @@ def test_a_signal_that_interrupts_an_increment_can_flush(state: State) -> None:
     with buffer._lock, buffer._sending:
         buffer.flush()
     assert views.value() == 1
+
+
+def test_several_subjects_are_pairs(state: State) -> None:
+    limit = state.rate_limit("api", "5/minute")
+    for wrong in (
+        ("a",),
+        (limit, "ada"),
+        ((limit,),),
+        ((limit, "ada", 1),),
+        (("ada", limit),),
+        (5,),
+    ):
+        with pytest.raises(TypeError, match=r"pairs of a rate limit and a key, .* not "):
+            hit_all(*wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"pairs of a rate limit and a key, .* not "):
+            asyncio.run(ahit_all(*wrong))  # type: ignore[arg-type]
+    assert limit.peek("ada").quotas[0].remaining == 5, "nothing was taken"
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", 5, list["Nowhere"]], ids=str)  # type: ignore[name-defined]  # noqa: F821
+def test_a_type_that_is_none_is_refused_by_name(state: State, wrong: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"map 'it': type must be something to decode into, .* not "
+    ):
+        state.map("it", type=wrong)
+    with pytest.raises(TypeError, match="cache 'it': type must"):
+        state.cache("it", ttl=60.0, type=wrong)
+    with pytest.raises(TypeError, match="idempotency 'it': type must"):
+        state.idempotency("it", type=wrong)

@@ -401,6 +401,7 @@ def hit_all(*hits: tuple[RateLimit, Key], cost: int = 1) -> tuple[Decision, ...]
         The decisions as far as it came; the last one says whether the request is allowed.
 
     Raises:
+        TypeError: something is not a pair of a limit and a key.
         ValueError: no limit is named, or a cost is none, or more than a limit could ever admit.
         StoreUnavailable, OutcomeUnknown: if a limit was made to raise.
     """
@@ -418,6 +419,12 @@ Hits: TypeAlias = tuple[tuple[RateLimit, Key], ...]
 def _store_of(hits: Hits) -> Store:
     if not hits:
         raise ValueError("hit_all() needs at least one limit, with the key of its subject")
+    given: tuple[object, ...] = hits
+    for hit in given:
+        if not (isinstance(hit, tuple) and len(hit) == 2 and isinstance(hit[0], RateLimit)):
+            raise TypeError(
+                f"hit_all() takes pairs of a rate limit and a key, such as (limit, 'ada'), not {shown(hit)}"
+            )
     return hits[0][0].store
 
 
