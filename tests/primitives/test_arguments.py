@@ -228,3 +228,18 @@ def test_a_type_that_is_none_is_refused_by_name(state: State, wrong: Any) -> Non
         state.cache("it", ttl=60.0, type=wrong)
     with pytest.raises(TypeError, match="idempotency 'it': type must"):
         state.idempotency("it", type=wrong)
+
+
+def test_what_asks_in_a_users_sessions_is_a_session(state: State) -> None:
+    sessions = state.session()
+    mine = sessions.create(user="ada")
+    with pytest.raises(TypeError, match="session 'session': give a Session that asks, not 'x'"):
+        sessions.revoke("ada", keep="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="session 'session': give a Session that asks, not 'x'"):
+        sessions.sessions("ada", current="x")  # type: ignore[arg-type]
+    assert sessions.load(mine.id) is not None, "nothing was ended"
+
+
+def test_an_observer_can_be_called(state: State) -> None:
+    with pytest.raises(TypeError, match="an observer is called with each event, and 5 cannot be"):
+        state.observe(5)  # type: ignore[arg-type]

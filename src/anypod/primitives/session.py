@@ -30,7 +30,7 @@ from anypod.commands import (
     PatchOutcome,
     ReadDocument,
 )
-from anypod.durations import check_durations
+from anypod.durations import check_durations, shown
 from anypod.errors import RecordError, SessionEnded
 from anypod.flow import Flow, arun, run
 from anypod.keys import Key, encode
@@ -133,11 +133,11 @@ class Sessions:
             user: whose.
             current: the session that asks, so that it can be told from the others.
         """
-        return run(self.store, index.listed(self, encode(user), _handle_of(current)))
+        return run(self.store, index.listed(self, encode(user), self._handle_of(current)))
 
     async def asessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
         """`sessions`, awaiting."""
-        return await arun(self.store, index.listed(self, encode(user), _handle_of(current)))
+        return await arun(self.store, index.listed(self, encode(user), self._handle_of(current)))
 
     def end(self, user: Key, handle: str) -> bool:
         """End one session of a user by its handle; False if this user has no such session.
@@ -157,11 +157,11 @@ class Sessions:
             user: whose.
             keep: the one that asks, which goes on: "log out my other devices".
         """
-        return run(self.store, index.revoked(self, encode(user), _handle_of(keep)))
+        return run(self.store, index.revoked(self, encode(user), self._handle_of(keep)))
 
     async def arevoke(self, user: Key, *, keep: Session | None = None) -> int:
         """`revoke`, awaiting."""
-        return await arun(self.store, index.revoked(self, encode(user), _handle_of(keep)))
+        return await arun(self.store, index.revoked(self, encode(user), self._handle_of(keep)))
 
     def erase(self, user: Key) -> int:
         """End all sessions of a user until none is left, and return how many there were.
@@ -246,6 +246,13 @@ class Sessions:
         return Session(
             self, token, fields={"." + k: put["." + k] for k in fields}, user_key=user_key
         )
+
+    def _handle_of(self, session: object) -> str | None:
+        if session is not None and not isinstance(session, Session):
+            raise TypeError(
+                f"session {self.name!r}: give a Session that asks, not {shown(session)}"
+            )
+        return None if session is None else session.handle
 
     def _read(self, handle: str) -> ReadDocument:
         return ReadDocument(self.address(handle), self.idle)
@@ -486,10 +493,6 @@ class Session(MutableMapping[str, Any]):
         self._settled(put, drop)
         self.id, self._handle, self._user_key, self._previous = token, None, user_key, previous
         return token
-
-
-def _handle_of(session: Session | None) -> str | None:
-    return None if session is None else session.handle
 
 
 def _token() -> str:

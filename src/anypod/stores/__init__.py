@@ -197,7 +197,15 @@ class Store:
         return self.wrapped(failure, command)
 
     def observe(self, observer: Observer) -> None:
-        """Tell the observer of every command from now on; several may observe."""
+        """Tell the observer of every command from now on; several may observe.
+
+        Raises:
+            TypeError: it cannot be called.
+        """
+        if not callable(observer):
+            raise TypeError(
+                f"an observer is called with each event, and {shown(observer)} cannot be"
+            )
         self._observers += (observer,)
         self._execute = self._observed
         self._aexecute = self._aobserved
