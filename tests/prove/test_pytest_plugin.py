@@ -311,7 +311,8 @@ def test_a_websocket_is_no_request(project: Project) -> None:
     """
     ended = session(project, tests, "--anypod-record", "shop.http")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "left out: 1 × websockets" in ended.stdout
+    assert "left out: 1 × the websocket /talk" in ended.stdout
+    assert load(project.path / "shop.http").websockets == ("/talk",)
     assert [step.label for step in load(project.path / "shop.http").steps] == ["GET /"]
 
 

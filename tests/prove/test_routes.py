@@ -8,6 +8,7 @@ import pytest
 from tests.prove.conftest import FEW, Project
 
 from anypod.prove.schedules import Kind
+from anypod.prove.workload import WEBSOCKET
 
 ONCE = replace(FEW, schedules=frozenset({Kind.ANOTHER_POD}))
 
@@ -160,3 +161,30 @@ def test_what_the_workload_never_calls(
     assert verdict.reason == ""
     told = verdict.not_exercised
     assert (None if told is None else sorted(told)) == (None if left is None else sorted(left))
+    feed = "what goes over websockets (/feed)"
+    assert (feed in verdict.not_tried) == ("WEBSOCKET /feed" in (left or []))
+
+
+def test_a_websocket_that_a_recording_saw_is_named_as_not_tried(project: Project) -> None:
+    project.write("""
+        def app(environ, start):
+            start("200 OK", [])
+            return [b"ok"]
+    """)
+    verdict = project.prove(f"# Recorded.\n{WEBSOCKET}/talk\n\n### GET /\nGET /\n", options=ONCE)
+    assert verdict.reason == ""
+    assert "what goes over websockets (/talk)" in verdict.not_tried
+
+
+def test_a_websocket_of_flask_is_none_of_its_pages(project: Project) -> None:
+    project.write("""
+        from flask import Flask
+        app = Flask(__name__)
+        app.add_url_rule("/talk", view_func=lambda: "", websocket=True)
+
+        @app.get("/")
+        def page():
+            return "ok"
+    """)
+    verdict = project.prove("GET /\n", options=ONCE)
+    assert verdict.not_exercised == ("WEBSOCKET /talk",)

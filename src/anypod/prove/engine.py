@@ -195,6 +195,7 @@ class _Proof:
         )
         self.plan = plan  # before it is told: who hears of it may interrupt
         self.left_out += plan.unplanned
+        self.left_out += verdicts.websockets(self.workload, baseline.unreached or ())
         starts, requests = plan.starts(), plan.requests(len(self.workload.steps))
         seconds = starts * world.seconds_per_start + requests * baseline.seconds_per_request
         if world.forks and not world.imports_alike and plan.count(Kind.DEPLOY):

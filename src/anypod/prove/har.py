@@ -189,8 +189,13 @@ class _Reading:
             entry = self._entry(number, offset, length)
             url, began = _url(entry), _began(entry)
             origin = _origin(url)
+            if not origin and url.startswith(("ws:", "wss:")):
+                self._recording.leave_out_websocket(_path(url))
+                continue
             if not origin:
-                self._recording.leave_out(_without_origin(url))
+                self._recording.leave_out(
+                    "entries that are no request over HTTP (data:, blob:, extensions)"
+                )
                 continue
             places.append(_Place(number, offset, length, origin, began))
             sent[origin] += 1
@@ -314,10 +319,11 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if own else f":{port}")
 
 
-def _without_origin(url: str) -> str:
-    if url.startswith(("ws:", "wss:")):
-        return "websockets"
-    return "entries that are no request over HTTP (data:, blob:, extensions)"
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path or "/"
+    except ValueError:
+        return "/"
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:

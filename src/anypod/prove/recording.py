@@ -24,6 +24,7 @@ from anypod.prove.client import Client
 from anypod.prove.model import Request, Response
 from anypod.prove.recording_body import Body, rewrite_body, rewrite_target
 from anypod.prove.recording_values import Place, Secrets, Values
+from anypod.prove.workload import WEBSOCKET
 from anypod.prove.workload_read import ENVIRONMENT, METHODS, PRIVATE
 
 __all__ = ["Pending", "Recording", "Written", "is_asset"]
@@ -126,6 +127,7 @@ class Recording:
     _secrets: Secrets = field(default_factory=lambda: Secrets(""))
     _names: Counter[str] = field(default_factory=Counter)
     _left_out: Counter[str] = field(default_factory=Counter)
+    _websockets: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Secrets are named after the file, so that recordings in one folder keep theirs apart."""
@@ -137,6 +139,11 @@ class Recording:
     def leave_out(self, why: str, number: int = 1) -> None:
         """Count what was seen and cannot be in a workload."""
         self._left_out[why] += number
+
+    def leave_out_websocket(self, path: str) -> None:
+        """Note a websocket that was opened; the workload names it, and its proof as not tried."""
+        self._websockets[path.partition("?")[0]] = None
+        self.leave_out(f"the websocket {path}: websockets are not compared yet")
 
     def add(self, request: Request, response: Response, *, client: str | None = None) -> None:
         """Add an exchange whose answer is known already; see `begin` and `end`."""
@@ -273,6 +280,7 @@ class Recording:
         ]
         if not self._secrets.values:
             texts = [f"# {self.source}\n"]
+        texts[0] += "".join(f"{WEBSOCKET}{path}\n" for path in self._websockets)
         for number, line in enumerate(lines, 1):
             texts.append(self._text(line, clients, bodies / f"{number}.bin"))
         _keep_secrets(self.path.with_name(PRIVATE), self._secrets)

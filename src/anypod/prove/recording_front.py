@@ -187,9 +187,7 @@ class _Front:
             await _say(send, 413, f"anypod forwards at most {MOST_BODY >> 20} MiB")
             return
         if dict(scope["headers"]).get(b"upgrade", b"").lower() == b"websocket":
-            self.recording.leave_out(
-                f"the websocket {scope['path']}: websockets are not compared yet"
-            )
+            self.recording.leave_out_websocket(scope["path"])
             await _say(send, 501, "anypod does not record websockets")
             return
         target = scope["raw_path"].decode("ascii", "replace")

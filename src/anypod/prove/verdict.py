@@ -181,3 +181,11 @@ def not_tried(
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def websockets(workload: Workload, unreached: tuple[str, ...]) -> list[str]:
+    """That websockets are not compared, if the application has some or a recording saw them opened."""
+    prefix = "WEBSOCKET "
+    found = [name.removeprefix(prefix) for name in unreached if name.startswith(prefix)]
+    paths = found or workload.websockets
+    return [f"what goes over websockets ({', '.join(paths)})"] if paths else []

@@ -10,6 +10,7 @@ templates are references to earlier answers, each checked to name an earlier ste
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,34 @@ from anypod.prove.workload_read import WorkloadError, read
 from anypod.prove.workload_reference import references
 from anypod.prove.workload_route import label
 
-__all__ = ["MissingValue", "Workload", "WorkloadError", "load", "parse", "render", "route"]
+__all__ = [
+    "WEBSOCKET",
+    "MissingValue",
+    "Workload",
+    "WorkloadError",
+    "load",
+    "parse",
+    "render",
+    "route",
+]
 
+WEBSOCKET = "# Not compared: the websocket "  # the comment by which a recording names one
 MAX_BYTES = 8 * 1024 * 1024  # of a workload file; a larger one is a recording that wants cutting
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The requests of one file, in their order; `steps[i].index == i`."""
+    """The requests of one file, in their order; `steps[i].index == i`.
+
+    Attributes:
+        path: the file.
+        steps: the requests.
+        websockets: the paths of those that were opened when it was recorded.
+    """
 
     path: Path
     steps: tuple[Step, ...]
+    websockets: tuple[str, ...] = ()
 
     def producers(self, index: int) -> frozenset[int]:
         """The steps whose answers this step takes values from, directly."""
@@ -76,7 +94,8 @@ def parse(text: str, path: Path) -> Workload:
         WorkloadError: a line is not what the format expects.
         MissingExtra: it has an XPath and lxml is not installed.
     """
-    return Workload(path, read(text.removeprefix("\ufeff"), path))
+    opened = re.findall(rf"^{WEBSOCKET}(/\S*)$", text, re.MULTILINE)
+    return Workload(path, read(text.removeprefix("\ufeff"), path), tuple(dict.fromkeys(opened)))
 
 
 def render(step: Step, workload: Workload, responses: Mapping[str, Response]) -> Request:

@@ -281,7 +281,7 @@ class Listening:
         if "HTTPTransport" in type(transport).__name__:
             return is_loopback(request.url.netloc.decode("ascii", "replace"))
         if request.url.scheme not in {"http", "https"}:
-            self._recording.leave_out("websockets")
+            self._recording.leave_out_websocket(request.url.path)
             return False
         return True
 

@@ -87,7 +87,8 @@ def _flask(one: Any, asked: Sequence[Request]) -> Told | None:
 
     def routes_of(rule: Any) -> list[Route]:
         path = _CONVERTED.sub(r"{\1}", rule.rule)
-        return [(method, path) for method in sorted((rule.methods or {"GET"}) - UNNAMED)]
+        methods = {"WEBSOCKET"} if rule.websocket else rule.methods or {"GET"}
+        return [(method, path) for method in sorted(methods - UNNAMED)]
 
     def is_own(rule: Any) -> bool:
         return str(rule.endpoint).rpartition(".")[2] == "static"
