@@ -100,8 +100,7 @@ class Replica:
         Raises:
             ReplicaUnresponsive: the process lives but does not answer.
         """
-        answer = self._ask({"op": "writes"})
-        found = answer["writes"] if answer else []
+        found = (self._ask({"op": "writes"}) or {"writes": []})["writes"]
         return tuple(Write(State(*one["state"]), one["file"], one["line"]) for one in found)
 
     def constants(self) -> tuple[Constant, ...]:
@@ -490,8 +489,7 @@ class Pod:
         if self._lock.acquire(blocking=False):
             self._lock.release()
             return
-        process = self._process
-        if process is not None and process.poll() is None:
+        if (process := self._process) is not None and process.poll() is None:
             kill_group(process.pid)
 
     def remove(self) -> None:
