@@ -19,6 +19,7 @@ from typing import Any
 from anypod.commands import Add
 from anypod.flow import Flow, run
 from anypod.stores import Store, open_store
+from anypod.stores.sqlite.rows import PAGE
 from anypod.testing import FaultProxy
 from benchmarks.harness import Contest, Fact, Faster, Side, Skipped, Within, statement
 
@@ -86,6 +87,7 @@ def memory() -> Iterator[Contest]:
 
 def bare(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA page_size = {PAGE}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("CREATE TABLE IF NOT EXISTS counters (key TEXT PRIMARY KEY, value INTEGER)")

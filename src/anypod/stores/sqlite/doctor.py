@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from anypod.stores.doctor import Finding, Statistics, error, fine, warning
-from anypod.stores.sqlite.rows import PAGE
 
 if TYPE_CHECKING:
     from anypod.stores.sqlite.driver import SQLiteDriver
@@ -74,13 +73,13 @@ def statistics(driver: SQLiteDriver) -> Statistics:
     records, counters, expiring = driver.ask(
         "SELECT count(*), count(number), count(deadline) FROM anypod_records"
     )[0]
-    pages = driver.ask("PRAGMA page_count")[0][0]
+    pages, size = (driver.ask(f"PRAGMA page_{what}")[0][0] for what in ("count", "size"))
     return {
         "records": records,
         "counters": counters,
         "records_with_deadline": expiring,
         "records_expired": _expired(driver),
-        "file_bytes": pages * PAGE,
+        "file_bytes": pages * size,
         "wal_bytes": _size(driver.path + "-wal"),
         "sqlite_version": sqlite3.sqlite_version,
     }

@@ -31,18 +31,17 @@ from anypod.stores import forks
 from anypod.stores.driver import Capability
 from anypod.stores.notices import Notice, Subscription
 from anypod.stores.specification import WrongRecord, execute
-from anypod.stores.specification.records import deadline_after, end_of_window
 from anypod.stores.sqlite.bell import Bell
 from anypod.stores.sqlite.bound import BoundDriver
 from anypod.stores.sqlite.gate import Gate
 from anypod.stores.sqlite.group import GroupWorker
 from anypod.stores.sqlite.listener import ChannelSubscription
 from anypod.stores.sqlite.rows import (
-    ADD,
     LOOK,
     NEXT,
     PAGE,
     REAP,
+    STEP,
     TAKE,
     ReadOnlyRows,
     Rows,
@@ -98,6 +97,8 @@ class SQLiteDriver:
         self._held_opening = self._held_gate = False  # around a fork
         self._worker = GroupWorker(self.execute_many, "anypod-sqlite")
         self._until_reap = REAP_EVERY
+        self._stepper: sqlite3.Cursor  # of the writer; making one for each statement takes time
+        self._sum = 0  # of the latest step
         # A process knows of its own writes only. Because each begins somewhere else, all of them together
         # carry the log over as often as if one had written everything.
         self._until_checkpoint = random.randrange(CHECKPOINT_EVERY)
@@ -118,7 +119,7 @@ class SQLiteDriver:
             now = self.now()
             reply: Any = None
             if type(command) is Add and command.once is None:
-                reply = self._add(connection, command, now)
+                reply = self._step(command, now)
                 if reply is not None:
                     self._wrote(connection, PAGE, now)
             if reply is None:
@@ -164,27 +165,18 @@ class SQLiteDriver:
         except WrongRecord as failure:
             return failure
 
-    def _add(self, connection: sqlite3.Connection, command: Add, now: int) -> Added | None:
-        if not command.floor <= command.by <= command.ceiling:
-            return None  # a first step would break the bounds: the slow path knows what to answer
-        if command.window is not None:
-            deadline: int | None = end_of_window(now, command.window)
-        else:
-            deadline = deadline_after(now, command.ttl)
-        rows = connection.execute(
-            ADD,
-            (
-                command.key,
-                command.by,
-                deadline,
-                now,
-                now,
-                now,
-                max(-MAX_INTEGER, command.floor),
-                min(MAX_INTEGER, command.ceiling),
-            ),
-        ).fetchall()
-        return Added(rows[0][0], AddOutcome.ADDED) if rows else None
+    def _step(self, command: Add, now: int) -> Added | None:
+        """Add to a counter that is there, in one statement; None leaves the command to the specification."""
+        by = command.by
+        floor, ceiling = max(-MAX_INTEGER, command.floor), min(MAX_INTEGER, command.ceiling)
+        if not floor <= by <= ceiling:
+            return None  # and may be more than SQLite can hold
+        cursor = self._stepper.execute(STEP, (by, command.key, now, by, floor, ceiling))
+        return Added(self._sum, AddOutcome.ADDED) if cursor.rowcount else None
+
+    def _note_sum(self, number: int) -> int:
+        self._sum = number
+        return number
 
     def _transact(self, connection: sqlite3.Connection, command: Command[R], now: int) -> R:
         connection.execute("BEGIN IMMEDIATE")
@@ -209,7 +201,7 @@ class SQLiteDriver:
         try:
             for command in commands:
                 if type(command) is Add and command.once is None:
-                    added = self._add(connection, command, now)
+                    added = self._step(command, now)
                     if added is not None:
                         rows.written += PAGE
                         replies.append(added)
@@ -366,6 +358,8 @@ class SQLiteDriver:
         except BaseException:
             connection.close()
             raise
+        connection.create_function("anypod_sum", 1, self._note_sum)
+        self._stepper = connection.cursor()
         self._writer = connection
         self._prepared = True
         return connection
