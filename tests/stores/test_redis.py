@@ -31,6 +31,7 @@ from anypod.errors import ConfigurationError, OutcomeUnknown, RecordError, Store
 from anypod.stores import Store, open_store
 from anypod.stores.conformance.faults import CASES
 from anypod.stores.conformance.ground import fresh
+from anypod.stores.redis.codec import request
 from anypod.testing import Fault, FaultProxy
 
 KEY = "ap:t:counter:hits:sx"
@@ -375,6 +376,53 @@ def test_a_wait_that_is_cut_off_ends_and_the_next_one_waits(
             proxy.cut()  # an idle connection of those that wait: noticed before it is used
             client.rpush("{ap:t:lock:l:sx}#me", "1")
             assert way(box, 60.0) is True
+
+
+def test_a_connection_in_use_while_the_store_closes_is_closed_after(
+    start: Callable[..., Server],
+) -> None:
+    server = start()
+    box = "ap:t:lock:l:sx#me"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        redis.Redis(port=server.port) as client,
+        open_store(f"redis://127.0.0.1:{server.port}") as store,
+    ):
+        links = store.driver.members()[0][1].links
+
+        def shared(box: str, seconds: float) -> None:
+            links.exchange(request("BLPOP", "list", str(seconds)))
+
+        def piped(box: str, seconds: float) -> None:
+            links.pipeline([request("BLPOP", "list", str(seconds))])
+
+        def wake() -> None:
+            client.rpush("list", "1")
+            client.rpush("{ap:t:lock:l:sx}#me", "1")
+
+        def blocked() -> bool:
+            return client.info("clients")["blocked_clients"] == 1
+
+        async def awaited() -> None:
+            wait = asyncio.create_task(store.areceive(box, 4.0))
+            await asyncio.to_thread(wait_until, blocked, "the wait")
+            await store.aclose()
+            wake()
+            await wait
+
+        def alone() -> bool:
+            return client.info("clients")["connected_clients"] == 1
+
+        for way in (shared, piped, store.receive):
+            waiting = pool.submit(way, box, 4.0)
+            wait_until(blocked, "the wait")
+            store.close()
+            wake()
+            waiting.result(30)
+            wait_until(alone, "every connection is closed")
+            client.flushall()
+        asyncio.run(awaited())
+        wait_until(alone, "every connection is closed")
 
 
 def test_a_host_that_does_not_answer_costs_the_time_to_connect() -> None:

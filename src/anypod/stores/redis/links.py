@@ -169,6 +169,57 @@ def _timed_out(failure: OSError) -> bool:
     return isinstance(failure, (TimeoutError, BlockingIOError))
 
 
+class Idle:
+    """Connections that wait for their next use.
+
+    Args:
+        most: how many are kept.
+    """
+
+    __slots__ = ("_most", "lot")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.lot: list[Link] = []
+
+    def take(self) -> Link | None:
+        """One that is alive, if there is one."""
+        while True:
+            try:
+                link = self.lot.pop()
+            except IndexError:
+                return None
+            if link.alive():
+                return link
+            link.close()
+
+    def give(self, link: Link, lot: list[Link]) -> None:
+        """Keep a connection that was taken, or made, while `lot` was the lot.
+
+        What was in use while the lot was closed is closed now.
+        """
+        if len(lot) < self._most:
+            lot.append(link)
+        else:
+            link.close()
+        if lot is not self.lot:  # looked at after the append: one of the two sees the other
+            _close(lot)
+
+    def close(self) -> None:
+        """Close what waits. In a forked child too: the parent keeps its own."""
+        lot, self.lot = self.lot, []
+        _close(lot)
+
+
+def _close(lot: list[Link]) -> None:
+    while True:
+        try:
+            link = lot.pop()
+        except IndexError:
+            return
+        link.close()
+
+
 class Links:
     """The idle connections of one server, and new ones when there is none.
 
@@ -180,7 +231,7 @@ class Links:
     def __init__(self, dial: Callable[[], Dialled], timeout: float) -> None:
         self._dial = dial
         self._timeout = timeout
-        self._idle: list[Link] = []
+        self._idle = Idle(MOST_IDLE)
 
     def exchange(self, payload: bytes) -> Any:
         """Send a request and return its reply; a server's error is returned, not raised.
@@ -190,7 +241,9 @@ class Links:
             ReplyLost: it may have executed.
             redis.RedisError: connecting failed, so it did not execute.
         """
-        link = self._take()
+        idle = self._idle
+        lot = idle.lot
+        link = idle.take()
         if link is not None:
             try:
                 reply = link.exchange(payload)
@@ -200,7 +253,7 @@ class Links:
                 link.close()
                 raise
             else:
-                self._give_back(link)
+                idle.give(link, lot)
                 return reply
         link = Link(self._dial(), self._timeout)
         try:
@@ -208,12 +261,13 @@ class Links:
         except BaseException:
             link.close()
             raise
-        self._give_back(link)
+        idle.give(link, lot)
         return reply
 
     def pipeline(self, payloads: Sequence[bytes]) -> list[Any]:
         """Send requests together; each reply, or what became of the request, in its place."""
-        link = self._take() or Link(self._dial(), self._timeout)
+        lot = self._idle.lot
+        link = self._idle.take() or Link(self._dial(), self._timeout)
         replies: list[Any] = []
         try:
             link.send(b"".join(payloads))
@@ -227,27 +281,9 @@ class Links:
         except BaseException:
             link.close()
             raise
-        self._give_back(link)
+        self._idle.give(link, lot)
         return replies
 
-    def _take(self) -> Link | None:
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                return None
-            if link.alive():
-                return link
-            link.close()
-
-    def _give_back(self, link: Link) -> None:
-        if len(self._idle) < MOST_IDLE:
-            self._idle.append(link)
-        else:
-            link.close()
-
     def close(self) -> None:
-        """Close the idle connections. In a forked child too: the parent keeps its own."""
-        idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        """Close the idle connections, and those in use when they are given back."""
+        self._idle.close()

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from anypod.stores import forks
 from anypod.stores.redis.channel import Channel
 from anypod.stores.redis.faults import NotSent, ReplyLost
-from anypod.stores.redis.links import Dialled, Link, Links
+from anypod.stores.redis.links import Dialled, Idle, Link, Links
 
 MOST_IDLE: Final = 8  # lent connections kept for the next wait
 
@@ -32,19 +32,18 @@ class Lanes:
         self._dial = dial
         self._adial = adial
         self._timeout = timeout
-        self._idle: list[Link] = []
+        self._idle = Idle(MOST_IDLE)
         self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Channel]]
         self._channels = WeakKeyDictionary()
 
     def exchange(self, payloads: Sequence[bytes], patience: float) -> list[Any]:
         """Send requests together, wait for their replies `patience` longer than usual."""
         while True:
+            lot = self._idle.lot
+            known = self._idle.take()
+            link = known or Link(self._dial(), self._timeout)
             try:
-                link, known = self._idle.pop(), True
-            except IndexError:
-                link, known = Link(self._dial(), self._timeout), False
-            try:
-                replies = self._ask(link, known, payloads, patience)
+                replies = self._ask(link, payloads, patience)
             except NotSent:
                 link.close()
                 if not known:
@@ -53,17 +52,10 @@ class Lanes:
                 link.close()
                 raise
             else:
-                if len(self._idle) < MOST_IDLE:
-                    self._idle.append(link)
-                else:
-                    link.close()
+                self._idle.give(link, lot)
                 return replies
 
-    def _ask(
-        self, link: Link, known: bool, payloads: Sequence[bytes], patience: float
-    ) -> list[Any]:
-        if known and not link.alive():
-            raise NotSent("the server had closed it")
+    def _ask(self, link: Link, payloads: Sequence[bytes], patience: float) -> list[Any]:
         link.bound(self._timeout + patience)
         try:
             link.send(b"".join(payloads))
@@ -75,7 +67,8 @@ class Lanes:
 
     async def aexchange(self, payloads: Sequence[bytes], patience: float) -> list[Any]:
         """`exchange`, without blocking the event loop."""
-        idle = self._channels.setdefault(asyncio.get_running_loop(), [])
+        loop = asyncio.get_running_loop()
+        idle = self._channels.setdefault(loop, [])
         channel = idle.pop() if idle else Channel(self._adial, self._timeout)
         channel.timeout = self._timeout + patience
         try:
@@ -83,7 +76,7 @@ class Lanes:
         except BaseException:
             await channel.aclose()
             raise
-        if len(idle) < MOST_IDLE:
+        if len(idle) < MOST_IDLE and self._channels.get(loop) is idle:  # nobody closed it meanwhile
             idle.append(channel)
         else:
             await channel.aclose()
@@ -96,10 +89,8 @@ class Lanes:
         self._channels = WeakKeyDictionary()
 
     def close(self) -> None:
-        """Close the idle connections."""
-        idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        """Close the idle connections, and those in use when they are given back."""
+        self._idle.close()
 
     async def aclose(self) -> None:
         """Close this event loop's idle connections."""
