@@ -8,10 +8,17 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Self
 
 import pytest
-from tests.primitives.local_probe import callers, in_threads, until
+from tests.primitives.local_probe import (
+    Loader,
+    Loader_of,
+    LoopThread,
+    callers,
+    eventually,
+    in_threads,
+    until,
+)
 
 from anypod import LocalCache
 from anypod.primitives import local_flight
@@ -23,70 +30,6 @@ pytestmark = [pytest.mark.quick, pytest.mark.timeout(60)]
 @pytest.fixture
 def cache() -> LocalCache:
     return LocalCache("flights", ttl=1000.0)
-
-
-class Loader:
-    """A load that lasts until it is released; counts its runs."""
-
-    def __init__(self, value: object = "value") -> None:
-        self.value = value
-        self.runs = 0
-        self.started = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> object:
-        self.runs += 1
-        self.started.set()
-        assert self.release.wait(30)
-        if isinstance(self.value, BaseException):
-            raise self.value
-        return self.value
-
-    async def awaiting(self) -> object:
-        self.runs += 1
-        self.started.set()
-        while not self.release.is_set():  # noqa: ASYNC110  # threads of other loops set it
-            await asyncio.sleep(0.001)
-        if isinstance(self.value, BaseException):
-            raise self.value
-        return self.value
-
-
-async def eventually(condition) -> None:
-    async def poll() -> None:
-        while not condition():  # noqa: ASYNC110  # conditions that have no event
-            await asyncio.sleep(0.001)
-
-    await asyncio.wait_for(poll(), 20)
-
-
-class LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __enter__(self) -> Self:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        return self
-
-    def submit(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(20)
-
-    def __exit__(self, *_: object) -> None:
-        if self.thread.is_alive():
-            self.stop()
-        self.loop.run_until_complete(self._cancel_the_rest())
-        self.loop.close()
-
-    async def _cancel_the_rest(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class TestThreads:
@@ -331,13 +274,6 @@ class TestTasks:
         assert cache.get("k") == "new"
 
 
-def Loader_of(value):  # noqa: N802  # reads like Loader(value) that does not wait
-    async def load():
-        return value
-
-    return load
-
-
 class TestLoops:
     def test_two_loops_and_a_thread_share_a_flight(self, cache):
         # async-lru#611 and #732: a future of one loop awaited in another.
@@ -411,119 +347,6 @@ class TestLoops:
         load.release.set()
         assert await task == "awaited"
         assert cache.get("k") == "awaited"
-
-
-class TestCircles:
-    async def test_an_awaited_load_that_awaits_itself(self, cache):
-        async def load():
-            return await cache.aget_or_load("k", load)
-
-        with pytest.raises(ReentrantLoad, match="'k'"):
-            await cache.aget_or_load("k", load)
-
-    async def test_through_a_child_task(self, cache):
-        async def load():
-            return await asyncio.gather(cache.aget_or_load("k", load))
-
-        with pytest.raises(ReentrantLoad):
-            await cache.aget_or_load("k", load)
-
-    async def test_through_a_worker_thread(self, cache):
-        async def load():
-            return await asyncio.to_thread(cache.get_or_load, "k", lambda: 1)
-
-        with pytest.raises(ReentrantLoad):
-            await cache.aget_or_load("k", load)
-
-    async def test_a_blocking_call_inside_an_awaited_load(self, cache):
-        async def load():
-            return cache.get_or_load("k", lambda: 1)
-
-        with pytest.raises(ReentrantLoad):
-            await cache.aget_or_load("k", load)
-
-    def test_through_another_cache(self, cache):
-        other = LocalCache("other", ttl=10.0)
-
-        def a():
-            return other.get_or_load("b", b)
-
-        def b():
-            return cache.get_or_load("a", a)
-
-        with pytest.raises(ReentrantLoad):
-            cache.get_or_load("a", a)
-
-    def test_two_threads_that_need_each_others_key(self, cache):
-        meet = threading.Barrier(2)
-
-        def load(needed: str):
-            meet.wait(20)
-            return cache.get_or_load(needed, lambda: f"{needed}, alone")
-
-        def work(index: int):
-            mine, other = ("a", "b") if index == 0 else ("b", "a")
-            return cache.get_or_load(mine, lambda: load(other))
-
-        results = in_threads(2, work)
-        assert any(isinstance(each, ReentrantLoad) for each in results)
-
-    async def test_two_tasks_that_need_each_others_key(self, cache):
-        both = [asyncio.Event(), asyncio.Event()]
-
-        async def load(index: int, needed: str):
-            both[index].set()
-            await both[1 - index].wait()
-            return await cache.aget_or_load(needed, Loader_of("alone"))
-
-        results = await asyncio.wait_for(
-            asyncio.gather(
-                cache.aget_or_load("a", lambda: load(0, "b")),
-                cache.aget_or_load("b", lambda: load(1, "a")),
-                return_exceptions=True,
-            ),
-            20,
-        )
-        assert any(isinstance(each, ReentrantLoad) for each in results)
-
-    def test_a_diamond_is_no_circle(self, cache):
-        def top():
-            return sum(in_threads_with_context(("left", "right")))
-
-        def side(name: str):
-            return cache.get_or_load("bottom", lambda: 1)
-
-        def in_threads_with_context(names):
-            with ThreadPoolExecutor(2) as pool:
-                return [
-                    each.result(20)
-                    for each in [
-                        pool.submit(
-                            contextvars.copy_context().run,
-                            cache.get_or_load,
-                            name,
-                            lambda name=name: side(name),
-                        )
-                        for name in names
-                    ]
-                ]
-
-        assert cache.get_or_load("top", top) == 2
-
-    async def test_a_task_that_outlives_the_load_which_started_it(self, cache):
-        background = []
-
-        async def later():
-            await eventually(lambda: cache.get("k") == 1)
-            cache.invalidate("k")
-            return await cache.aget_or_load("k", Loader_of(2))
-
-        async def load():
-            background.append(asyncio.create_task(later()))
-            return 1
-
-        assert await cache.aget_or_load("k", load) == 1
-        assert await background[0] == 2
 
 
 class TestMemory:

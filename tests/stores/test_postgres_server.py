@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests import servers
-from tests.servers import Server, wait_until
+from tests.servers import wait_until
 
 from anypod import commands as c
 from anypod.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
@@ -25,10 +24,7 @@ from anypod.stores.postgres import PostgresDriver, open_driver
 SECRET = "s3cret-w0rd"
 
 
-@pytest.fixture
-def store(postgres_url: str) -> Iterator[Store]:
-    with open_store(postgres_url) as store:
-        yield store
+# --- the URL
 
 
 def driver_of(store: Store) -> PostgresDriver:
@@ -36,7 +32,10 @@ def driver_of(store: Store) -> PostgresDriver:
     return store.driver
 
 
-# --- the URL
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    with open_store(postgres_url) as store:
+        yield store
 
 
 @pytest.mark.parametrize(
@@ -490,63 +489,3 @@ def test_a_server_that_acknowledges_too_early_promises_no_durable_fencing(
     )  # these tests run without fsync
     with open_store(postgres_url + "?synchronous=off") as hasty:
         assert Capability.DURABLE_FENCING not in hasty.driver.capabilities
-
-
-def test_what_was_acknowledged_survives_a_crash_and_the_cache_only_forgets() -> None:
-    server = servers.start_postgres("synchronous_commit=on")
-    url = servers.postgres_address(server)
-    key = fresh()
-    try:
-        with open_store(url) as store:
-            for number in range(1, 51):
-                assert store.execute(c.Add(key)).value == number
-            store.execute(c.CacheFill(key + "c", None, "s", b"x", 600.0, 600.0))
-            lease = store.execute(c.CacheRead(key + "d", "s", 600.0)).lease
-            _crash(server)
-            assert store.execute(c.Total(key)) == 50
-            assert store.execute(c.CacheRead(key + "c", "s", 0.0)).payload is None
-            filled = store.execute(c.CacheFill(key + "d", lease, "s", b"old", 600.0, 600.0))
-            assert not filled.accepted
-    finally:
-        server.stop()
-
-
-def _crash(server: Server) -> None:
-    """Kill every process of the server at once, and start it again on the same files."""
-    with psycopg.connect(servers.postgres_address(server), autocommit=True) as connection:
-        rows = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
-    arguments = server.process.args
-    owner = server.folder.stat().st_uid
-    server.kill()
-    wait_until(lambda: not any(_running(pid) for (pid,) in rows), "the end of the server")
-    (server.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
-    with (server.folder / "log").open("ab") as output:
-        server.process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=server.folder,
-            start_new_session=True,
-            preexec_fn=servers.die_with_parent,
-            user=owner,
-            group=owner,
-            extra_groups=[],
-        )
-
-    def answers() -> bool:
-        try:
-            psycopg.connect(servers.postgres_address(server), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    wait_until(answers, "the server's recovery")
-
-
-def _running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-            return file.read().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
