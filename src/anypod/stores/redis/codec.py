@@ -108,15 +108,13 @@ class Script:
 
     Args:
         name: the script's file.
-        shared: the files that stand between the prelude and the script.
+        before: the files that stand before it.
     """
 
-    def __init__(self, name: str, *shared: str) -> None:
+    def __init__(self, name: str, *before: str) -> None:
         folder = files(__package__) / "lua"
         self.name = name
-        self.text = "".join(
-            (folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", *shared, name)
-        )
+        self.text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*before, name))
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.load = request("SCRIPT", "LOAD", self.text)
         self._evalsha = bulk("EVALSHA") + bulk(self.sha)
@@ -154,7 +152,7 @@ def _lasting(*durations: float | None) -> Iterable[Part]:
 # --- counters: the commonest command, so its request is put together from prepared pieces
 
 
-_ADD: Final = Script("add")
+_ADD: Final = Script("add", "prelude")
 _ADD_HEAD: Final = _ADD.head(1, 5)
 _ADD_ONCE_HEAD: Final = _ADD.head(2, 6)
 
@@ -330,7 +328,7 @@ def _policies(policies: Iterable[Policy]) -> Iterable[Part]:
         yield policy.burst
 
 
-_TAKE_ALL: Final = Script("take_all", "policies")
+_TAKE_ALL: Final = Script("take_all", "prelude", "policies")
 
 
 def _encode_take_all(command: TakeAll, offset: int) -> bytes:
@@ -361,7 +359,7 @@ def _scan(command: Scan) -> tuple[Part, ...]:
     return cursor or "0", pattern, max(1, command.limit), server
 
 
-_SCAN: Final = Script("scan")
+_SCAN: Final = Script("scan", "prelude")
 
 
 def _encode_scan(command: Scan, offset: int) -> bytes:
@@ -382,9 +380,9 @@ def _codec(
     name: str,
     arguments: Callable[[Any], Iterable[Part]],
     decode: Callable[[Any], Any],
-    *shared: str,
+    *before: str,
 ) -> Codec:
-    script = Script(name, *shared)
+    script = Script(name, *(before or ("prelude",)))
 
     def encode(command: Command[Any], offset: int) -> bytes:
         return script.call(command.key, (offset, *arguments(command)))
@@ -397,7 +395,7 @@ def _busy(
     standing: Callable[[Any], tuple[Any, ...]],
     render: Callable[..., Iterable[Part]],
     decode: Callable[[Any], Any],
-    *shared: str,
+    *before: str,
     varying: Callable[[Any], bytes] | None = None,
     number: int = 0,
 ) -> Codec:
@@ -408,11 +406,11 @@ def _busy(
         standing: what many commands have in common.
         render: those values as the first arguments.
         decode: reads the reply.
-        shared: the files that stand between the prelude and the script.
+        before: the files that stand before it; if none are named, the prelude does.
         varying: the arguments that follow, as bytes.
         number: of those.
     """
-    script = Script(name, *shared)
+    script = Script(name, *(before or ("prelude",)))
 
     @lru_cache(maxsize=1024)
     def rendered(offset: int, values: tuple[Any, ...]) -> tuple[bytes, bytes]:
@@ -443,7 +441,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
         number=1,
     ),
     Scan: Codec(_SCAN, _encode_scan, _page),
-    Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "slots"),
+    Renew: _codec("renew", lambda c: (c.token, micros(c.lease)), _truth, "prelude", "slots"),
     Complete: _busy(
         "complete",
         lambda c: (c.ttl,),
@@ -469,6 +467,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
         lambda c: (c.cost, c.policies),
         lambda cost, policies: (cost, *_policies(policies)),
         _taken,
+        "prelude",
         "policies",
     ),
     TakeAll: Codec(_TAKE_ALL, _encode_take_all, _taken),
@@ -477,6 +476,7 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
         lambda c: (c.limit, c.lease, c.patience),
         lambda limit, *durations: (limit, *_lasting(*durations)),
         _acquired,
+        "prelude",
         "slots",
         varying=lambda c: bulk(c.waiter),
         number=1,
@@ -486,10 +486,11 @@ CODECS: Final[dict[type[Command[Any]], Codec]] = {
         lambda _: (),
         _lasting,
         _truth,
+        "prelude",
         "slots",
         varying=lambda c: bulk(c.token),
         number=1,
     ),
-    Withdraw: _codec("withdraw", lambda c: (c.waiter,), _truth, "slots"),
+    Withdraw: _codec("withdraw", lambda c: (c.waiter,), _truth, "prelude", "slots"),
     Publish: _codec("publish", lambda c: (c.message,), _nothing),
 }

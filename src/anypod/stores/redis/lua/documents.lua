@@ -1,5 +1,6 @@
--- Stands before the scripts of documents. A document is read at each request of a user, so they run straight on
--- and call nothing of the prelude.
+-- Stands before the scripts of documents, and the prelude does not: a document is read at each request of a user,
+-- so they run straight on, and do not make functions that none of them calls.
+-- ARGV[1], times and the engine's own expiry are as the prelude has them.
 --
 -- A document's record has a fixed layout, which is taken apart in one step:
 --   'd', deadline, version, absolute deadline, ended, length that calls for tidying
@@ -9,6 +10,7 @@
 local HEAD, HEAD_LENGTH, MARK = '>I4BdBdBdBBI4BI4', 42, 0x0196A164
 local NOT_ENDED, ENDED = 194, 195
 
+local key = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2] + ARGV[1]
 

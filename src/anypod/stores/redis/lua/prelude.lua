@@ -1,5 +1,5 @@
--- Stands before every command's script. The scripts are stores/specification/ in Lua: a record that is
--- absent, expired or of another kind means here what it means there.
+-- Stands before every command's script but those of documents. The scripts are stores/specification/ in Lua: a
+-- record that is absent, expired or of another kind means here what it means there.
 --
 -- ARGV[1] is the offset of the store's clock in µs, 0 outside tests. Times are µs, `false` is never.
 -- A record is one byte of format version and a MessagePack array: kind, deadline, and the rest.
