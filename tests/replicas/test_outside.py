@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from tests.servers import Server, free_port, postgres_address
+from tests.postgres_servers import postgres_address
+from tests.servers import Server, free_port
 
 from anypod.replicas import CannotReset, Outside, RemoteHost
 from anypod.replicas.outside import files, is_state, told

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 
 import psycopg
-from tests import servers
-from tests.servers import Server, wait_until
+from tests.postgres_servers import postgres_address, start_postgres
+from tests.servers import Server, die_with_parent, wait_until
 
 from anypod import commands as c
 from anypod.stores import open_store
@@ -14,8 +14,8 @@ from anypod.stores.conformance.ground import fresh
 
 
 def test_what_was_acknowledged_survives_a_crash_and_the_cache_only_forgets() -> None:
-    server = servers.start_postgres("synchronous_commit=on")
-    url = servers.postgres_address(server)
+    server = start_postgres("synchronous_commit=on")
+    url = postgres_address(server)
     key = fresh()
     try:
         with open_store(url) as store:
@@ -34,7 +34,7 @@ def test_what_was_acknowledged_survives_a_crash_and_the_cache_only_forgets() -> 
 
 def _crash(server: Server) -> None:
     """Kill every process of the server at once, and start it again on the same files."""
-    with psycopg.connect(servers.postgres_address(server), autocommit=True) as connection:
+    with psycopg.connect(postgres_address(server), autocommit=True) as connection:
         rows = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
     arguments = server.process.args
     owner = server.folder.stat().st_uid
@@ -49,7 +49,7 @@ def _crash(server: Server) -> None:
             stderr=subprocess.STDOUT,
             cwd=server.folder,
             start_new_session=True,
-            preexec_fn=servers.die_with_parent,
+            preexec_fn=die_with_parent,
             user=owner,
             group=owner,
             extra_groups=[],
@@ -57,7 +57,7 @@ def _crash(server: Server) -> None:
 
     def answers() -> bool:
         try:
-            psycopg.connect(servers.postgres_address(server), connect_timeout=5).close()
+            psycopg.connect(postgres_address(server), connect_timeout=5).close()
         except psycopg.OperationalError:
             return False
         return True
