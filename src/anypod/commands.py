@@ -117,7 +117,7 @@ class Add(Command[Added], frozen=True):
     floor: Integer = -MAX_INTEGER
     ceiling: Integer = MAX_INTEGER
     ttl: Seconds | None = None
-    once: str | None = None
+    once: Annotated[str, Meta(min_length=1)] | None = None
     once_ttl: Seconds = ONCE_TTL
     window: Seconds | None = None
 

@@ -88,6 +88,11 @@ _ENCODERS: Final[dict[type, Callable[[Any], str]]] = {
 }
 
 
+def names_nothing(key: Key) -> bool:
+    """Whether a key is what a missing header or an empty field becomes: None, or nothing of its kind."""
+    return key is None or key in ("", b"", ())
+
+
 def decode(text: str) -> Any:
     """The key that `encode` made this of.
 

@@ -240,6 +240,32 @@ def test_what_asks_in_a_users_sessions_is_a_session(state: State) -> None:
     assert sessions.load(mine.id) is not None, "nothing was ended"
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sessions: sessions.sessions(None),
+        lambda sessions: sessions.end(None, "a handle"),
+        lambda sessions: sessions.revoke(None),
+        lambda sessions: sessions.erase(None),
+        lambda sessions: asyncio.run(sessions.arevoke(None)),
+    ],
+)
+def test_nobody_has_no_sessions_to_end(state: State, ask: Any) -> None:
+    sessions = state.session("web")
+    anonymous = sessions.create(cart=[])
+    with pytest.raises(ValueError, match="session 'web': the user is None"):
+        ask(sessions)
+    assert sessions.load(anonymous.id) is not None
+
+
+@pytest.mark.parametrize("once", ["", b"", ()])
+def test_an_operation_without_an_id_is_not_counted_once(state: State, once: Any) -> None:
+    hits = state.counter("hits")
+    with pytest.raises(ValueError, match=r"counter 'hits': once is .*; give each operation an id"):
+        hits.increment(once=once)
+    assert hits.value() == 0
+
+
 def test_an_observer_can_be_called(state: State) -> None:
     with pytest.raises(TypeError, match="an observer is called with each event, and 5 cannot be"):
         state.observe(5)  # type: ignore[arg-type]

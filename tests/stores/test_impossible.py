@@ -49,6 +49,7 @@ OTHERS = {
     "keep for ever": c.CacheInvalidate("k", math.inf),
     "a tag for NaN": c.CacheVersion("k", math.nan),
     "a tombstone for NaN": c.EndDocument("k", math.nan),
+    "an operation without an id": c.Add("k", once=""),
     "a sum beyond": c.Add("k", by=2**53),
     "a negative version": c.Put("k", b"x", expect=-1),
     "text for bytes": c.Put("k", "x"),  # type: ignore[arg-type]

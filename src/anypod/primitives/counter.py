@@ -14,7 +14,7 @@ from anypod.commands import MAX_INTEGER, Add, Added, AddOutcome, Total
 from anypod.durations import check_durations, shown
 from anypod.errors import ConfigurationError, KeyReused, LimitReached
 from anypod.flow import Flow, arun, run
-from anypod.keys import Key, encode
+from anypod.keys import Key, encode, names_nothing
 from anypod.primitives.buffered import BufferedCounter
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Counter:
         Raises:
             LimitReached: the step would leave the floor or ceiling; nothing changed.
             KeyReused: `once` belongs to an increment by another step.
+            ValueError: the step is no int within ±(2**53 - 1), or `once` is empty; nothing was added.
             StoreUnavailable: nothing was added.
             OutcomeUnknown: it may have been added; only with `once` is repeating safe.
         """
@@ -126,6 +127,11 @@ class Counter:
         if type(by) is not int or not -MAX_INTEGER <= by <= MAX_INTEGER:
             raise ValueError(
                 f"counter {self.name!r}: a step must be an int within ±(2**53 - 1), not {shown(by)}"
+            )
+        if once is not None and names_nothing(once):
+            raise ValueError(
+                f"counter {self.name!r}: once is {shown(once)}; give each operation an id of its own: all that "
+                f"have none would be one and the same, and only the first would count"
             )
         operation = None if once is None else encode(once)
         added: Added = yield Add(

@@ -36,7 +36,7 @@ from anypod.errors import (
     StoreUnavailable,
 )
 from anypod.flow import Flow, Sleep, arun, run
-from anypod.keys import Key, encode
+from anypod.keys import Key, encode, names_nothing
 from anypod.primitives.degraded import RaiseOrDeny, check_policy, degraded
 from anypod.primitives.explanation import Explanation, explanation
 from anypod.primitives.heartbeat import Heartbeat
@@ -53,7 +53,6 @@ _FAILURE: Final = b"f"
 _SEALED: Final = b"s"
 _NOTHING: Final = _VALUE + Serializer[None]().encode(None)  # whatever the type is
 
-_NO_KEYS: Final = ("", b"", ())
 LONGEST_FINGERPRINT: Final = 200  # characters
 
 _FIRST_PAUSE: Final = (
@@ -200,7 +199,7 @@ class Idempotency:
         Raises:
             ValueError: the key names nothing.
         """
-        if key is None or key in _NO_KEYS:
+        if names_nothing(key):
             raise ValueError(
                 f"idempotency {self.name!r}: the key is {shown(key)}; every operation without a key would be one "
                 f"and the same, and get the outcome of the first"

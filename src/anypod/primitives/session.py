@@ -133,22 +133,22 @@ class Sessions:
             user: whose.
             current: the session that asks, so that it can be told from the others.
         """
-        return run(self.store, index.listed(self, encode(user), self._handle_of(current)))
+        return run(self.store, index.listed(self, user, self._handle_of(current)))
 
     async def asessions(self, user: Key, *, current: Session | None = None) -> list[SessionInfo]:
         """`sessions`, awaiting."""
-        return await arun(self.store, index.listed(self, encode(user), self._handle_of(current)))
+        return await arun(self.store, index.listed(self, user, self._handle_of(current)))
 
     def end(self, user: Key, handle: str) -> bool:
         """End one session of a user by its handle; False if this user has no such session.
 
         The handle may come from a form: another user's is not found.
         """
-        return run(self.store, index.ended(self, encode(user), handle))
+        return run(self.store, index.ended(self, user, handle))
 
     async def aend(self, user: Key, handle: str) -> bool:
         """`end`, awaiting."""
-        return await arun(self.store, index.ended(self, encode(user), handle))
+        return await arun(self.store, index.ended(self, user, handle))
 
     def revoke(self, user: Key, *, keep: Session | None = None) -> int:
         """End all sessions of a user and return how many there were.
@@ -157,11 +157,11 @@ class Sessions:
             user: whose.
             keep: the one that asks, which goes on: "log out my other devices".
         """
-        return run(self.store, index.revoked(self, encode(user), self._handle_of(keep)))
+        return run(self.store, index.revoked(self, user, self._handle_of(keep)))
 
     async def arevoke(self, user: Key, *, keep: Session | None = None) -> int:
         """`revoke`, awaiting."""
-        return await arun(self.store, index.revoked(self, encode(user), self._handle_of(keep)))
+        return await arun(self.store, index.revoked(self, user, self._handle_of(keep)))
 
     def erase(self, user: Key) -> int:
         """End all sessions of a user until none is left, and return how many there were.
@@ -173,11 +173,11 @@ class Sessions:
         Raises:
             Conflict: the user kept logging in meanwhile.
         """
-        return run(self.store, index.erased(self, encode(user)))
+        return run(self.store, index.erased(self, user))
 
     async def aerase(self, user: Key) -> int:
         """`erase`, awaiting."""
-        return await arun(self.store, index.erased(self, encode(user)))
+        return await arun(self.store, index.erased(self, user))
 
     # What follows is shared with `Session`.
 

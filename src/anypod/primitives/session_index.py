@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from anypod.commands import Document, EndDocument, Existence, PatchDocument, ReadDocument
 from anypod.errors import Conflict
 from anypod.flow import Flow
+from anypod.keys import Key, encode
 
 if TYPE_CHECKING:
     from anypod.primitives.session import Sessions
@@ -102,8 +103,9 @@ def buried(sessions: Sessions, handle: str) -> Flow[bool]:
     return there
 
 
-def listed(sessions: Sessions, user_key: str, current: str | None) -> Flow[list[SessionInfo]]:
+def listed(sessions: Sessions, user: Key, current: str | None) -> Flow[list[SessionInfo]]:
     """The user's sessions, the youngest first; heals the index."""
+    user_key = _key_of(sessions, user)
     entries = yield from _entries(sessions, user_key)
     now = time.time() + sessions.store.driver.clock_offset
     found: list[
@@ -127,8 +129,9 @@ def listed(sessions: Sessions, user_key: str, current: str | None) -> Flow[list[
     return [info for _, info in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def ended(sessions: Sessions, user_key: str, handle: str) -> Flow[bool]:
+def ended(sessions: Sessions, user: Key, handle: str) -> Flow[bool]:
     """End one session of a user; False if the user has none of that handle."""
+    user_key = _key_of(sessions, user)
     entries = yield from _entries(sessions, user_key)
     if handle not in entries:
         return False
@@ -138,8 +141,9 @@ def ended(sessions: Sessions, user_key: str, handle: str) -> Flow[bool]:
     return there
 
 
-def revoked(sessions: Sessions, user_key: str, keep: str | None) -> Flow[int]:
+def revoked(sessions: Sessions, user: Key, keep: str | None) -> Flow[int]:
     """End all sessions of a user but the one to keep; how many there were."""
+    user_key = _key_of(sessions, user)
     entries = yield from _entries(sessions, user_key)
     entries.pop(keep or "", None)
     count = 0
@@ -150,11 +154,12 @@ def revoked(sessions: Sessions, user_key: str, keep: str | None) -> Flow[int]:
     return count
 
 
-def erased(sessions: Sessions, user_key: str) -> Flow[int]:
+def erased(sessions: Sessions, user: Key) -> Flow[int]:
     """End all sessions of a user until there are none."""
+    user_key = _key_of(sessions, user)
     count = 0
     for _ in range(ROUNDS):
-        count += yield from revoked(sessions, user_key, None)
+        count += yield from revoked(sessions, user, None)
         entries = yield from _entries(sessions, user_key)
         if not entries:
             return count
@@ -162,6 +167,15 @@ def erased(sessions: Sessions, user_key: str) -> Flow[int]:
         f"session {sessions.name!r}: new sessions of this user kept coming for {ROUNDS} rounds, {count} were "
         f"ended; refuse the user's logins first, then erase again"
     )
+
+
+def _key_of(sessions: Sessions, user: Key) -> str:
+    if user is None:
+        raise ValueError(
+            f"session {sessions.name!r}: the user is None, and sessions of nobody are in no list; give the "
+            f"user that create() or rotate() got"
+        )
+    return encode(user)
 
 
 def _entries(sessions: Sessions, user_key: str) -> Flow[dict[str, Entry]]:
