@@ -96,7 +96,9 @@ class Analysis:
 
     def run(self) -> None:
         """Find the entry points, walk, and group."""
-        self.entries = EntryPoints(self.resolver, self._named).find()
+        points = EntryPoints(self.resolver, self._named)
+        self.entries = points.find()
+        self.unknown = points.unknown
         startup = self._startup()
         self.walk.run([e.frame for e in self.entries], startup)
         self._chain()

@@ -24,6 +24,7 @@ class FactCache:
         self._here = os.getcwd()  # noqa: PTH109  # pathlib costs a tenth of the start
         self._directory = directory
         self._known: dict[str, tuple[int, int, bytes]] = {}
+        self._asked: dict[str, tuple[int, int] | None] = {}
         self._changed = False
         if self.file is not None:
             self._read(self.file)
@@ -42,11 +43,10 @@ class FactCache:
         if self.file is None:
             return None
         path = self._absolute(path)
+        # Taken before the file is read: one that is written meanwhile is read again the next time.
+        status = self._asked[path] = _status(path)
         entry = self._known.get(path)
-        if entry is None:
-            return None
-        status = _status(path)
-        if status != entry[:2]:
+        if entry is None or status != entry[:2]:
             return None
         try:
             facts: tuple[Any, ...] = marshal.loads(entry[2])  # noqa: S302  # our own facts, never foreign input
@@ -55,11 +55,11 @@ class FactCache:
         return facts
 
     def put(self, path: str, raw: bytes) -> None:
-        """Remember the facts of a file as it is now."""
+        """Remember the facts of a file as it was when it was asked for."""
         if self.file is None:
             return
         path = self._absolute(path)
-        status = _status(path)
+        status = self._asked.get(path)
         if status is not None:
             self._known[path] = (*status, raw)
             self._changed = True

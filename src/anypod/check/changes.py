@@ -34,41 +34,47 @@ def only_changed(result: Result, base: str) -> Result:
 
 def changed_lines(base: str) -> dict[str, set[int]]:
     """Absolute path → the lines that are new or changed since `base`, uncommitted ones included."""
-    top = _git("rev-parse", "--show-toplevel").strip()
-    text = _git("diff", "--unified=0", "--no-color", "--no-ext-diff", base, "--", "*.py")
+    top = _git("rev-parse", "--show-toplevel").strip("\n")
+    # Whatever the user's configuration says about prefixes and quotes, and from whichever directory.
+    how = ("--unified=0", "--no-color", "--no-ext-diff", "--no-textconv", "--dst-prefix=b/")
+    text = _git("diff", *how, "--end-of-options", base, "--", ":/*.py")
     found: dict[str, set[int]] = {}
     current: set[int] = set()
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("+++ "):
-            name = line[4:].removeprefix("b/")
+            name = line[4:].removesuffix("\t").removeprefix("b/")
             current = found.setdefault(os.path.realpath(os.path.join(top, name)), set())  # noqa: PTH118  # pathlib costs a tenth of the start
         else:
             hunk = _HUNK.match(line)
             if hunk is not None:
                 start, count = int(hunk[1]), int(hunk[2] or 1)
                 current.update(range(start, start + count))
-    for name in _git(
-        "ls-files", "--others", "--exclude-standard", "--full-name", "*.py"
-    ).splitlines():
+    untracked = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", ":/*.py")
+    for name in untracked.split("\0")[:-1]:
         path = os.path.realpath(os.path.join(top, name))  # noqa: PTH118  # pathlib costs a tenth of the start
-        with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
-            found[path] = set(range(1, file.read().count(b"\n") + 2))
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
+                found[path] = set(range(1, file.read().count(b"\n") + 2))
+        except OSError:
+            # Gone meanwhile, a link to nothing, or told as unreadable already.
+            continue
     return found
 
 
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603  # the user's own git
-            ["git", *arguments],  # the user's own git  # noqa: S607  # the user's own git
+            ["git", "-c", "core.quotePath=off", *arguments],  # the user's own git  # noqa: S607  # the user's own git
             check=False,
             capture_output=True,
-            text=True,
         )
     except FileNotFoundError:
         raise GitError("--diff needs git, which is not installed") from None
     if done.returncode:
-        raise GitError(f"--diff: git says: {done.stderr.strip() or done.returncode}")
-    return done.stdout
+        said = os.fsdecode(done.stderr).strip()
+        raise GitError(f"--diff: git says: {said or done.returncode}")
+    # Names are the file system's, lines are in whatever encoding their file has.
+    return os.fsdecode(done.stdout)
 
 
 def add_ignores(result: Result, reason: str) -> tuple[int, list[Problem]]:

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 
 from anypod.check.model import Problem
 
+_TEXTS = "a list of texts"
 _KEYS = {
-    "select": list,
-    "ignore": list,
-    "exclude": list,
-    "entry-points": list,
-    "per-file-ignores": dict,
-    "baseline": str,
-    "strict": bool,
-    "local-defaults": list,
-    "shared-paths": list,
+    "select": _TEXTS,
+    "ignore": _TEXTS,
+    "exclude": _TEXTS,
+    "entry-points": _TEXTS,
+    "per-file-ignores": "a table of lists of rules",
+    "baseline": "a text",
+    "strict": "true or false",
+    "local-defaults": "tables of texts with call",
+    "shared-paths": _TEXTS,
 }
 
 
@@ -35,6 +36,8 @@ class Config(NamedTuple):
     shared_paths: tuple[str, ...] = ()
     """Directories that are volumes which every replica sees: POD105 leaves them alone."""
     problems: tuple[Problem, ...] = ()
+    path: str = ""
+    """The file that it was read from."""
 
     def runs(self, code: str) -> bool:
         """Whether a rule is on."""
@@ -72,11 +75,34 @@ def read(path: str | None) -> Config:
     import tomllib
 
     try:
-        table = tomllib.loads(raw.decode()).get("tool", {}).get("anypod", {}).get("check", {})
+        table: Any = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         message = f"is not valid TOML ({error}); checked without configuration"
         return Config(problems=(Problem(path, 0, message),))
+    for name in ("tool", "anypod", "check"):
+        table = table.get(name, {})
+        if not isinstance(table, dict):
+            return Config(problems=(Problem(path, 0, f"{name} must be a table, not {table!r}"),))
     return _config(path, table)
+
+
+def _fits(key: str, value: object) -> bool:
+    """Whether a value is what its key wants."""
+    if key == "strict":
+        return isinstance(value, bool)
+    if key == "baseline":
+        return isinstance(value, str)
+    if key == "per-file-ignores":
+        return isinstance(value, dict) and all(_texts(codes) for codes in value.values())
+    if key == "local-defaults":
+        return isinstance(value, list) and all(
+            isinstance(row, dict) and "call" in row and _texts(list(row.values())) for row in value
+        )
+    return _texts(value)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _config(path: str, table: dict[str, Any]) -> Config:
@@ -89,22 +115,21 @@ def _config(path: str, table: dict[str, Any]) -> Config:
             problems.append(
                 Problem(path, 0, f"[tool.anypod.check] has no {key!r}; it knows {known}")
             )
-        elif not isinstance(value, expected):
-            problems.append(
-                Problem(
-                    path,
-                    0,
-                    f"[tool.anypod.check] {key} must be a {expected.__name__}, not {value!r}",
-                )
-            )
+        elif not _fits(key, value):
+            message = f"[tool.anypod.check] {key} must be {expected}, not {value!r}"
+            problems.append(Problem(path, 0, message))
         else:
             good[key.replace("-", "_")] = value
     per_file = good.pop("per_file_ignores", {})
-    rows = tuple(row for row in good.pop("local_defaults", ()) if isinstance(row, dict))
+    rows = tuple(good.pop("local_defaults", ()))
+    if good.get("baseline"):
+        # It lies beside the file that names it, wherever the command is run.
+        good["baseline"] = os.path.join(os.path.dirname(path), good["baseline"])  # noqa: PTH118, PTH120  # pathlib costs a tenth of the start
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in good.items()}
     return Config(
         **values,
         per_file_ignores=tuple((p, tuple(c)) for p, c in per_file.items()),
         local_defaults=rows,
         problems=tuple(problems),
+        path=path,
     )

@@ -6,7 +6,7 @@ import gc
 import marshal
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from anypod.check import rules, suppressions
@@ -19,7 +19,7 @@ from anypod.check.model import Finding, Problem, Result
 from anypod.check.pool import cores, in_processes
 from anypod.check.project import Project
 from anypod.check.routes import routes_of
-from anypod.check.sources import discover, facts_of, read_facts
+from anypod.check.sources import discover, facts_of, in_characters, raw_of, read_facts
 
 _FEW = 24
 """Fewer files than this are read faster than a second process starts."""
@@ -59,7 +59,7 @@ def check_paths(
         roots = [os.path.normpath(p).replace(os.sep, "/") for p in given]
         for module in modules:
             module.is_test = is_test(module.path, roots)
-        return _checked(modules, settings, problems, len(files))
+        return _checked(modules, settings, problems, len(files), raw_of)
     finally:
         if gc_was_on:
             gc.enable()
@@ -90,7 +90,9 @@ def check_sources(sources: dict[str, str], config: Config | None = None) -> Resu
         if raw is not None:
             modules.append(Module(path, raw))
             modules[-1].is_test = is_test(path, ())
-    return _checked(modules, config or Config(), problems, len(sources))
+    return _checked(
+        modules, config or Config(), problems, len(sources), lambda path: sources[path].encode()
+    )
 
 
 def _facts(
@@ -138,7 +140,13 @@ def _read_for_pipe(path: str) -> tuple[bytes | None, tuple[int, str] | None]:
         return None, (0, "is nested too deeply to be checked")
 
 
-def _checked(modules: list[Module], config: Config, problems: list[Problem], files: int) -> Result:
+def _checked(
+    modules: list[Module],
+    config: Config,
+    problems: list[Problem],
+    files: int,
+    raw: Callable[[str], bytes],
+) -> Result:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION))
     try:
@@ -146,6 +154,9 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
             Project(modules), config.entry_points, config.local_defaults, config.shared_paths
         )
         analysis.run()
+        for name in analysis.unknown:
+            message = f"entry-points names {name!r}, and its module has no such function"
+            problems.append(Problem(config.path, 0, message))
         verdicts = judge(analysis)
         found: list[Finding] = []
         for code in rules.available():
@@ -158,6 +169,7 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
     kept, suppressed, faults, fixes = suppressions.apply(found, analysis.project, config)
     problems.extend(faults)
     kept.sort(key=lambda f: (f.severity != "error", f.path, f.line, f.rule))
+    kept = in_characters(kept, raw)
     return Result(
         tuple(kept),
         tuple(routes),
@@ -166,4 +178,5 @@ def _checked(modules: list[Module], config: Config, problems: list[Problem], fil
         files,
         sum(m.lines for m in modules),
         tuple(fixes),
+        files - len(modules),
     )

@@ -56,6 +56,8 @@ class EntryPoints(Injection):
     def __init__(self, resolver: Resolver, named: tuple[str, ...] = ()) -> None:
         self.resolver = resolver
         self.named = named
+        self.unknown: list[str] = []
+        """Those of `named` whose module is among the files, without such a function."""
         self.entries: dict[tuple[int, str, tuple[str, ...]], Entry] = {}
 
     def find(self) -> list[Entry]:
@@ -449,15 +451,20 @@ class EntryPoints(Injection):
         for name in self.named:
             dotted, _, qualname = name.rpartition(":")
             suffix = dotted.replace(".", "/")
+            met = found = False
             for module in self.resolver.project.modules.values():
                 stem = module.path.removesuffix(".py").removesuffix("/__init__")
                 if suffix and not f"/{stem}".endswith(f"/{suffix}"):
                     continue
+                met = met or bool(suffix)
                 function = module.functions.get(qualname)
                 if function is not None:
+                    found = True
                     owner = self.resolver.frame(module.functions[function.owner], startup=True)
                     for one in self._objects(module, function, owner):
                         self.add("route", (), "", one, function.line)
+            if met and not found:
+                self.unknown.append(name)
 
 
 _VERBS = {verb: verb.upper() for verb in VERBS}

@@ -101,6 +101,8 @@ class Result(NamedTuple):
     files: int
     lines: int
     fixes: tuple[Fix, ...] = ()
+    unread: int = 0
+    """How many of the files could not be checked."""
 
     @property
     def errors(self) -> int:

@@ -7,6 +7,7 @@ nothing can be taken away again by `--fix`. The baseline is keyed by rule and st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from anypod.check.config import Config
@@ -32,9 +33,14 @@ def apply(
     kept: list[Finding] = []
     suppressed = 0
     accepted, problems = read_baseline(config.baseline)
+    base = _directory(config.baseline)
     for finding in findings:
         left = _without_comments(finding, comments, used)
-        if left is None or key_of(finding) in accepted or _is_ignored_in_file(finding, config):
+        if (
+            left is None
+            or (accepted and key_of(finding, base) in accepted)
+            or _is_ignored_in_file(finding, config)
+        ):
             suppressed += 1
         else:
             kept.append(left)
@@ -101,10 +107,15 @@ def _is_ignored_in_file(finding: Finding, config: Config) -> bool:
 # Baseline
 
 
-def key_of(finding: Finding) -> str:
-    """What identifies a finding across edits: its rule, its file and its state."""
+def key_of(finding: Finding, base: str) -> str:
+    """What identifies a finding across edits: its rule, its file as seen from the baseline's directory, its state."""
     where = finding.definition.path if finding.definition is not None else finding.path
-    return f"{finding.rule} {where} {finding.state}"
+    inside = os.path.relpath(os.path.realpath(where), base).replace(os.sep, "/")
+    return f"{finding.rule} {inside} {finding.state}"
+
+
+def _directory(baseline: str) -> str:
+    return os.path.dirname(os.path.realpath(baseline))  # noqa: PTH120  # pathlib costs a tenth of the start
 
 
 def read_baseline(path: str) -> tuple[set[str], list[Problem]]:
@@ -127,7 +138,8 @@ def write_baseline(path: str, findings: Iterable[Finding]) -> int:
     """Accept these findings and return how many keys that is."""
     import json
 
-    keys = sorted({key_of(f) for f in findings})
+    base = _directory(path)
+    keys = sorted({key_of(f, base) for f in findings})
     with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
         json.dump({"format": _FORMAT, "accepted": keys}, file, indent=1)
         file.write("\n")

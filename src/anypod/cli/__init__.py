@@ -59,6 +59,10 @@ def run() -> NoReturn:
     except (BrokenPipeError, ValueError):
         # Who was to read it has gone, as in `main`.
         code = 0
+    except OSError as error:
+        # A disk that is full.
+        sys.stderr.write(f"anypod: cannot write: {error.strerror}\n")
+        code = 2
     os._exit(code)
 
 

@@ -82,15 +82,33 @@ def parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="a pyproject.toml (default: the nearest one)"
     )
     found.add_argument("--no-cache", action="store_true", help="read every file again")
-    found.add_argument("--processes", type=int, metavar="N", help="default: one per core")
+    found.add_argument("--processes", type=_count, metavar="N", help="default: one per core")
     return found
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `anypod check` with these arguments and return its exit code."""
     options = parser().parse_args(list(argv))
-    if options.explain:
+    if options.explain is not None:
         return _explain(options.explain.upper())
+    try:
+        return _run(options)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"anypod check: {named}{error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     paths = options.paths or ["."]
     pyproject = options.config or find_pyproject(paths[0])
     config, refusal = _configured(options, read(pyproject))
@@ -98,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"anypod check: {refusal}", file=sys.stderr)
         return 2
     root = os.path.dirname(pyproject) if pyproject else ""  # noqa: PTH120  # pathlib costs a tenth of the start
-    cache = None if options.no_cache or not root else f"{root}/.anypod_cache"
+    cache = None if options.no_cache else os.path.join(root, ".anypod_cache")  # noqa: PTH118  # pathlib costs a tenth of the start
     result = check_paths(paths, config, cache=cache, processes=options.processes)
     if options.show_fixes:
         return _show_fixes(result)
@@ -124,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
         count, refused = changes.add_ignores(result, options.add_ignores)
         print(f"{count} comments added", file=sys.stderr)
         for problem in refused:
-            print(_told(problem), file=sys.stderr)
+            print(report.told(problem), file=sys.stderr)
         return 0
     _print(options, result)
     return _status(result, config)
@@ -147,7 +165,10 @@ def _configured(options: argparse.Namespace, config: Config) -> tuple[Config, st
     if options.strict:
         changed["strict"] = True
     found = config._replace(**changed)  # type: ignore[arg-type]
-    for prefix in (*found.select, *found.ignore):
+    if options.config and not os.path.isfile(options.config):  # noqa: PTH113  # pathlib costs a tenth of the start
+        return found, f"there is no file {options.config!r}"
+    in_files = (code for _, codes in found.per_file_ignores for code in codes)
+    for prefix in (*found.select, *found.ignore, *in_files):
         if not any(code.startswith(prefix) for code in rules.available()):
             return found, f"there is no rule {prefix!r}; there are {', '.join(rules.available())}"
     return found, ""
@@ -158,9 +179,9 @@ def _show_fixes(result: Result) -> int:
     from anypod.check import edits
 
     changes, refused = edits.planned(result.fixes)
-    sys.stdout.write(edits.diff(changes))
+    _say(edits.diff(changes))
     for problem in refused:
-        print(_told(problem), file=sys.stderr)
+        print(report.told(problem), file=sys.stderr)
     return 1 if changes else 0
 
 
@@ -177,7 +198,7 @@ def _fix(result: Result) -> None:
         else:
             sys.stderr.write(edits.diff([change]))
     for problem in refused:
-        print(_told(problem), file=sys.stderr)
+        print(report.told(problem), file=sys.stderr)
 
 
 def _explain(code: str) -> int:
@@ -185,8 +206,17 @@ def _explain(code: str) -> int:
         rows = "\n".join(f"  {c}  {t}" for c, t in rules.TITLES.items())
         print(f"anypod check: there is no rule {code!r}; there are\n{rows}", file=sys.stderr)
         return 2
-    print(rules.page(code))
+    _say(f"{rules.page(code)}\n")
     return 0
+
+
+def _say(text: str) -> None:
+    """Print a text; what the terminal's encoding lacks is told by its number."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _print(options: argparse.Namespace, result: Result) -> None:
@@ -198,18 +228,13 @@ def _print(options: argparse.Namespace, result: Result) -> None:
     else:
         text = report.render(result, options.format, colour=colour)
     if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
+        with open(options.output, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
             file.write(text)
         return
-    sys.stdout.write(text)
+    _say(text)
     if options.format not in {"full", "concise"}:
         for problem in result.problems:
-            print(_told(problem), file=sys.stderr)
-
-
-def _told(problem: Problem) -> str:
-    place = f"{problem.path}:{problem.line}" if problem.line else problem.path
-    return f"{place}: {problem.message}"
+            print(report.told(problem), file=sys.stderr)
 
 
 def _status(result: Result, config: Config) -> int:

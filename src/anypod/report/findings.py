@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from anypod.check.model import Finding, Result, Route
+from anypod.check.model import Finding, Problem, Result, Route
+from anypod.check.sources import lines_of, raw_of
 
 FORMAT = 1
 """The version of the JSON document."""
 
 _SITES_SHOWN = 6
+_LINE_SHOWN = 120
+_CONTROL = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))}
 
 
 class Sources:
@@ -28,13 +31,14 @@ class Sources:
     def line(self, path: str, number: int) -> str:
         """A line of a file without its end, or "" when there is none."""
         if path not in self._lines:
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # pathlib costs a tenth of the start
-                    self._lines[path] = file.read().splitlines()
-            except OSError:
-                self._lines[path] = []
+            self._lines[path] = lines_of(raw_of(path))
         lines = self._lines[path]
         return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+def plain(text: str) -> str:
+    """A text of others without control characters: a terminal obeys them, and XML has none."""
+    return text if text.isprintable() else text.translate(_CONTROL)
 
 
 class Style:
@@ -79,23 +83,24 @@ def full(result: Result, *, colour: bool = False) -> str:
 
 def _block(finding: Finding, style: Style, sources: Sources) -> str:
     tone = "31" if finding.severity == "error" else "33"
-    place = style("1", f"{finding.path}:{finding.line}:{finding.column + 1}")
-    lines = [f"{place} {style(tone, finding.rule)} {finding.message}"]
-    text = sources.line(finding.path, finding.line)
+    place = style("1", f"{plain(finding.path)}:{finding.line}:{finding.column + 1}")
+    lines = [f"{place} {style(tone, finding.rule)} {plain(finding.message)}"]
+    text = sources.line(finding.path, finding.line).rstrip()
     if text:
         width = len(str(finding.line))
-        lines.append(f"  {style('2', f'{finding.line} |')} {text.rstrip()}")
-        stripped = len(text.rstrip()) - finding.column
-        caret = "^" * max(1, min(stripped, 60))
+        before, marked = _excerpt(text, finding.column)
+        lines.append(f"  {style('2', f'{finding.line} |')} {before}{marked}")
+        caret = "^" * max(1, min(_columns(marked), 60))
         lines.append(
-            f"  {' ' * width} {style('2', '|')} {' ' * finding.column}{style(tone, caret)}"
+            f"  {' ' * width} {style('2', '|')} {' ' * _columns(before)}{style(tone, caret)}"
         )
     lines.append(f"  {style('36', 'why')}    {finding.why}")
     if finding.definition is not None:
-        where = f"{finding.definition.path}:{finding.definition.line}"
-        lines.append(f"  {style('36', 'state')}  {finding.state}, defined at {where}")
+        where = f"{plain(finding.definition.path)}:{finding.definition.line}"
+        lines.append(f"  {style('36', 'state')}  {plain(finding.state)}, defined at {where}")
     others = [
-        f"{s.line}" if s.path == finding.path else f"{s.path}:{s.line}" for s in finding.sites[1:]
+        f"{s.line}" if s.path == finding.path else f"{plain(s.path)}:{s.line}"
+        for s in finding.sites[1:]
     ]
     if others:
         shown = ", ".join(others[:_SITES_SHOWN])
@@ -112,15 +117,37 @@ def _block(finding: Finding, style: Style, sources: Sources) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _excerpt(text: str, column: int) -> tuple[str, str]:
+    """What is shown of a line before its column and from there on: not all of a minified one, tabs as spaces."""
+    before, marked = text[:column], text[column : column + _LINE_SHOWN]
+    if not before.isspace() and len(before) + len(marked) > _LINE_SHOWN:
+        room = max(30, _LINE_SHOWN - len(marked))
+        before = before if len(before) <= room else f"…{before[-room:]}"
+    more = "…" if len(text) > column + _LINE_SHOWN else ""
+    return plain(before.expandtabs(4)), plain(marked.expandtabs(4)) + more
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(2 if east_asian_width(c) in "WF" else not combining(c) for c in text)
+
+
 def _where(path: str, line: int, here: str) -> str:
-    return f"line {line}" if path == here else f"{path}:{line}"
+    return f"line {line}" if path == here else f"{plain(path)}:{line}"
+
+
+def told(problem: Problem) -> str:
+    """A problem in one line."""
+    place = f"{problem.path}:{problem.line}" if problem.line else problem.path
+    return f"{plain(place)}: {plain(problem.message)}"
 
 
 def _problems(result: Result) -> list[str]:
-    return [
-        f"{p.path}:{p.line}: {p.message}" if p.line else f"{p.path}: {p.message}"
-        for p in result.problems
-    ]
+    return [told(p) for p in result.problems]
 
 
 def summary(result: Result, style: Style | None = None) -> str:
@@ -146,6 +173,9 @@ def summary(result: Result, style: Style | None = None) -> str:
             if n
         )
     accepted = f"; {result.suppressed} accepted" if result.suppressed else ""
+    if result.lines and result.unread:
+        files = "1 file was" if result.unread == 1 else f"{result.unread} files were"
+        accepted += f"; {files} not checked"
     return f"{routes}\n{paint('1', verdict)}{accepted}"
 
 
@@ -156,8 +186,8 @@ def concise(result: Result, *, colour: bool = False) -> str:
     for f in result.findings:
         tone = "31" if f.severity == "error" else "33"
         more = f" (and {len(f.sites) - 1} more)" if len(f.sites) > 1 else ""
-        place = f"{f.path}:{f.line}:{f.column + 1}"
-        lines.append(f"{place}: {style(tone, f.rule)} {f.severity}: {f.message}{more}")
+        place = f"{plain(f.path)}:{f.line}:{f.column + 1}"
+        lines.append(f"{place}: {style(tone, f.rule)} {f.severity}: {plain(f.message)}{more}")
     return "\n".join([*lines, *_problems(result), summary(result, style), ""])
 
 
@@ -166,7 +196,7 @@ def as_json(result: Result, *, colour: bool = False) -> str:
     del colour
     import json  # only this format needs it, and the start must be quick
 
-    return json.dumps(document(result), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document(result), indent=1) + "\n"
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -182,6 +212,7 @@ def document(result: Result) -> dict[str, Any]:
             "errors": result.errors,
             "warnings": len(result.findings) - result.errors,
             "suppressed": result.suppressed,
+            "unread": result.unread,
             "routes": dict(Counter(r.state for r in result.routes)),
         },
     }
@@ -208,7 +239,7 @@ def routes(result: Result, *, colour: bool = False) -> str:
     for r in result.routes:
         name = f"{','.join(r.methods) or '*':<8} {r.path or '(registered elsewhere)'}"
         states = f"  {', '.join(r.states)}" if r.states else ""
-        rows.append((r.state, name, f"{r.file}:{r.line} {r.handler}{states}"))
+        rows.append((r.state, plain(name), plain(f"{r.file}:{r.line} {r.handler}{states}")))
     width = max((len(name) for _, name, _ in rows), default=0)
     lines = [
         f"{style(tones[state], f'{state:<9}')} {name:<{width}}  {where}"
@@ -227,5 +258,5 @@ def statistics(result: Result, titles: dict[str, str]) -> str:
         for rule, found in sorted(by_rule.items(), key=lambda item: -len(item[1]))
     ]
     by_file = Counter(f.path for f in result.findings).most_common(10)
-    lines.extend(f"{n:>5}  {path}" for path, n in by_file)
+    lines.extend(f"{n:>5}  {plain(path)}" for path, n in by_file)
     return "\n".join([*lines, summary(result), ""])

@@ -7,6 +7,7 @@ import json
 from xml.sax.saxutils import escape, quoteattr
 
 from anypod.check.model import Finding, Result
+from anypod.report.findings import plain
 
 
 def github(result: Result, *, colour: bool = False) -> str:
@@ -41,7 +42,8 @@ def gitlab(result: Result, *, colour: bool = False) -> str:
         identity = f"{f.rule} {f.path} {f.state}"
         # Two findings of one state in one file must still differ.
         seen[identity] = seen.get(identity, 0) + 1
-        mark = hashlib.sha256(f"{identity} {seen[identity]}".encode()).hexdigest()
+        named = f"{identity} {seen[identity]}".encode("utf-8", "surrogateescape")
+        mark = hashlib.sha256(named).hexdigest()
         rows.append(
             {
                 "description": f"{f.message}. {f.why}",
@@ -51,7 +53,7 @@ def gitlab(result: Result, *, colour: bool = False) -> str:
                 "location": {"path": f.path, "lines": {"begin": f.line}},
             }
         )
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def junit(result: Result, *, colour: bool = False) -> str:
@@ -71,7 +73,10 @@ def junit(result: Result, *, colour: bool = False) -> str:
         f'failures="{failures}" errors="{errors}">'
     )
     body = "\n".join(cases)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n{head}\n{body}\n</testsuite>\n</testsuites>\n'
+    report = f"<testsuites>\n{head}\n{body}\n</testsuite>\n</testsuites>\n"
+    # XML has no control characters, not even escaped.
+    report = "\n".join(plain(line) for line in report.split("\n"))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{report}'
 
 
 def _case(f: Finding) -> str:

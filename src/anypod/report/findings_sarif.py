@@ -16,7 +16,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 def sarif(result: Result, *, colour: bool = False) -> str:
     """A SARIF log of one run."""
     del colour
-    return json.dumps(document(result), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document(result), indent=1) + "\n"
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -70,7 +70,8 @@ def _uri(path: str) -> str:
     if os.path.isabs(path):  # noqa: PTH117  # the checker's paths are texts
         inside = os.path.relpath(path)
         path = path if inside.startswith("..") else inside.replace(os.sep, "/")
-    return quote(path if not os.path.isabs(path) else f"file://{path}", safe="/:")  # noqa: PTH117
+    named = path if not os.path.isabs(path) else f"file://{path}"  # noqa: PTH117
+    return quote(named, safe="/:", errors="surrogateescape")
 
 
 def _location(site: Site) -> dict[str, Any]:
