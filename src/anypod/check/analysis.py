@@ -258,6 +258,8 @@ class Analysis:
             return f"{self.project.modules[root[1]].label}.{root[2]}{tail}"
         if root[0] in {"c", "s"}:
             return f"{root[2]}{tail}"
+        if root[0] == "r":
+            return f"{self.project.modules[root[1]].label}.{root[2]}(){tail}"
         if root[0] in {"v", "d"}:
             owner = root[2]
             if root[3] == "self" and path:
@@ -284,7 +286,9 @@ class Analysis:
             if name in cls.attributes:
                 return Site(root[1], cls.attributes[name][0][1], 0)
             return self._attribute_line(key) or Site(root[1], cls.line, 0)
-        if root[0] in {"v", "d"}:
+        if root[0] == "r" and self._attribute_line(key) is not None:
+            return self._attribute_line(key)
+        if root[0] in {"v", "d", "r"}:
             return Site(root[1], self.project.modules[root[1]].functions[root[2]].line, 0)
         return None
 

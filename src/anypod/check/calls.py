@@ -14,6 +14,7 @@ from anypod.check.containers import (
     COPIES,
     ELEMENT_OF,
     ELEMENTS,
+    MEMOIZERS,
     SAME,
     VIEWS,
 )
@@ -246,12 +247,34 @@ class Resolver(Names):
         try:
             child = self.child(frame, index, callee)
             function = child.function
-            found = self.all_of(tuple(function.body.returns), child)
+            found = self.given_by(child)
         finally:
             self._depth -= 1
         if not found and function.returns_annotation is not None:
             return self.annotated(function.returns_annotation, self.enclosing(function))
         return found
+
+    def given_by(self, frame: Frame) -> Objects:
+        """What a function returns, or the place where a decorator keeps it."""
+        function = frame.function
+        found = self.all_of(tuple(function.body.returns), frame)
+        if function.decorators and any(o[0] in "DI" for o in found) and self._is_memoized(function):
+            return self.settle(("P", ("r", *function.key), ()))
+        return found
+
+    def _is_memoized(self, function: Function) -> bool:
+        """Whether a decorator keeps what a function of a module gives."""
+        if function.cls or function.owner:
+            # What a method's memo keeps may go with its object.
+            return False
+        enclosing = self.enclosing(function)
+        for decorator in function.decorators:
+            callee = decorator
+            if decorator[0] == "r":
+                callee = enclosing.function.body.calls[decorator[1]][CALLEE]
+            if any(o[0] == "E" and o[1] in MEMOIZERS for o in self.resolve(callee, enclosing)):
+                return True
+        return False
 
     def container_result(self, frame: Frame, index: int, callee: Obj) -> Objects:
         """What a container's method hands out."""

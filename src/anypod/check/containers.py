@@ -171,3 +171,17 @@ CONTAINER_BASES = {
     "collections.deque": "list",
     "collections.Counter": "dict",
 }
+
+# Decorators that keep what a function gives, for ever: each call with these arguments gives the same object.
+MEMOIZERS = frozenset(
+    {
+        "functools.lru_cache",
+        "functools.cache",
+        "async_lru.alru_cache",
+        "methodtools.lru_cache",
+        "cachetools.func.lru_cache",
+        "aiocache.cached",
+        "django.utils.functional.lru_cache",
+        "boltons.cacheutils.cached",
+    }
+)

@@ -157,6 +157,8 @@ def access_form(state: State, write: Write) -> str:
         return "closure" if root[0] == "v" else "default"
     if path:
         return "method"
+    if root[0] == "r":
+        return "memo"
     if len(write.place[2]) > len(path):
         return "alias"
     if write.frame.function.module != root[1]:

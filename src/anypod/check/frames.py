@@ -6,6 +6,7 @@ An *object* is a tuple that begins with a tag:
                         ("g", module, name)  a module's variable      ("c", module, class)  a class
                         ("v", module, function, name)  a variable that a closure keeps
                         ("d", module, function, name)  a mutable default
+                        ("r", module, function)  what a memoized function gives
                         ("s", module, class)  the one instance that a framework makes of a class
                         ("app",)  the application object              ("env",)  os.environ
     ("D", kind, n)      a fresh container; `fresh[n]` says where from

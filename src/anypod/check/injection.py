@@ -107,7 +107,7 @@ class Injection:
         function = self.resolver.project.function(one[1])
         outer = self.resolver.frames[one[3]] if one[3] >= 0 else None
         frame = self.resolver.frame(function, self.arguments(function, one[2], ()), outer)
-        objects = self.resolver.all_of(tuple(function.body.returns), frame)
+        objects = self.resolver.given_by(frame)
         return tuple(o for o in objects if o[0] in "PIJ")[:4]
 
 

@@ -7,22 +7,11 @@ from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
 from anypod.check.calls import Resolver
+from anypod.check.containers import MEMOIZERS
 from anypod.check.facts import ARGS, CALL_LINE, CALLEE, KWARGS, Function, Value
 from anypod.check.frames import Frame
 from anypod.check.origins import frame_loads
 
-_UNBOUNDED = frozenset(
-    {
-        "functools.lru_cache",
-        "functools.cache",
-        "async_lru.alru_cache",
-        "methodtools.lru_cache",
-        "cachetools.func.lru_cache",
-        "aiocache.cached",
-        "django.utils.functional.lru_cache",
-        "boltons.cacheutils.cached",
-    }
-)
 _WITH_CACHE = frozenset({"cachetools.cached", "cachetools.cachedmethod", "asyncache.cached"})
 _LIFETIMES = frozenset({"ttl", "timeout", "expire", "expires", "seconds"})
 
@@ -75,7 +64,7 @@ def _memoized(analysis: Analysis, function: Function) -> int:
         for one in analysis.resolver.resolve(callee, enclosing):
             if one[0] != "E":
                 continue
-            if one[1] in _UNBOUNDED and not any(name in _LIFETIMES for name, _ in keywords):
+            if one[1] in MEMOIZERS and not any(name in _LIFETIMES for name, _ in keywords):
                 return int(line)
             if one[1] in _WITH_CACHE:
                 given = (*arguments, *(v for name, v in keywords if name == "cache"))

@@ -90,6 +90,9 @@ class Places(Classes):
                 frame = self.frame(module.functions[function], startup=True)
                 found.append(self.resolve(value, frame))
             return union(*found)
+        if root[0] == "r":
+            memoized = self.project.modules[root[1]].functions[root[2]]
+            return self.all_of(tuple(memoized.body.returns), self.frame(memoized, startup=True))
         if root[0] == "s":
             return (("I", (root[1], root[2]), -1),)
         if root[0] in {"v", "d"}:

@@ -239,7 +239,7 @@ def _is_memo_of_plumbing(analysis: Analysis, state: State, write: Write, value: 
     externals = list(analysis.externals_in(value, write.frame))
     on_a_miss = guarded_by_itself(analysis, state, write) or write.name == "setdefault"
     if on_a_miss and (
-        _is_of_code(analysis, value, write.frame)
+        (_is_of_code(analysis, value, write.frame) and not _is_changed_inside(state, write))
         or _is_stateless(analysis, state, write, value)
         or _is_made_of_a_table(analysis, state, write, value)
     ):
@@ -287,6 +287,11 @@ def _is_of_code(analysis: Analysis, value: Value, frame: Frame) -> bool:
     return named
 
 
+def _is_changed_inside(state: State, write: Write) -> bool:
+    """Whether requests go on to change what a write put in: `rooms[name] = Room()`, then `rooms[name].join(user)`."""
+    return any(len(w.place[2]) > len(write.place[2]) for w in state.writes)
+
+
 def _calls_what_it_is_given(analysis: Analysis, write: Write, value: Value) -> bool:
     """Whether a value comes from a function that is a parameter, or a closure's, and that nobody knows."""
     calls = write.frame.function.body.calls
@@ -323,7 +328,7 @@ def _is_stateless(analysis: Analysis, state: State, write: Write, value: Value) 
         o[0] != "I" or not o[1][1].endswith(_TOOLS) or _is_container(analysis, o) for o in objects
     ):
         return False
-    if any(len(w.place[2]) > len(write.place[2]) for w in state.writes):
+    if _is_changed_inside(state, write):
         return False
     own = set(analysis.deep(write.key, write.frame)) if write.key is not None else set()
     return not loads_data(analysis, value, write.frame) and not any(

@@ -21,7 +21,7 @@ def own_names(state: State) -> list[str]:
 
     `otps._codes` are one-time codes because of `otps`.
     """
-    own = str(state.root[-1]) if state.root[0] in {"g", "v"} else ""
+    own = str(state.root[-1]) if state.root[0] in {"g", "v", "r"} else ""
     return [state.name, *[p.strip(".") for p in state.key[1]], own]
 
 
