@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from contextvars import copy_context
+from typing import Any
 
 import pytest
 
 from anypod import ConfigurationError, State
-from anypod.commands import Acquire, Release, Withdraw, mailbox
-from anypod.errors import LeaseLost, LockTimeout, Reentered
+from anypod.commands import Acquire, Command, Release, Renew, Withdraw, mailbox
+from anypod.errors import LeaseLost, LockTimeout, OutcomeUnknown, Reentered
 
 from .conftest import advance
 
@@ -247,6 +250,81 @@ def test_a_cancelled_waiter_leaves_the_queue(state: State) -> None:
             pass
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OutcomeUnknown("lost")])
+def test_who_is_cut_off_while_asking_holds_nothing(
+    state: State, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    lock = state.lock("jobs")
+    perform, failures = state.store.perform, [failure]
+
+    def cut_off(command: Command[Any]) -> Any:
+        reply = perform(command)
+        if failures:
+            raise failures.pop()
+        return reply
+
+    monkeypatch.setattr(state.store, "perform", cut_off)
+    with pytest.raises(type(failure)):
+        lock.acquire().__enter__()
+    with lock.acquire(wait=0.0):
+        pass
+
+
+def test_who_is_cancelled_while_asking_holds_nothing_and_waits_for_nothing(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = state.lock("jobs")
+    perform, failures = state.store.aperform, [asyncio.CancelledError()]
+
+    async def cancelled(command: Command[Any]) -> Any:
+        reply = await perform(command)
+        if failures:
+            raise failures.pop()
+        return reply
+
+    async def scenario() -> None:
+        monkeypatch.setattr(state.store, "aperform", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await lock.aacquire().__aenter__()
+        async with lock.aacquire(wait=0.0):
+            failures.append(asyncio.CancelledError())
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(lock.aacquire().__aenter__())
+            asked = await state.store.aexecute(Acquire(lock._address(None), "probe", 1.0, 5.0))
+            assert asked.position == 1
+        await state.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_block_may_be_left_in_another_context(state: State) -> None:
+    """As frameworks do that run the two ends of a dependency in a pool of threads."""
+    lock = state.lock("jobs")
+    for _ in range(2):
+        block = lock.acquire(wait=0.0)
+        block.__enter__()
+        with pytest.raises(Reentered):
+            lock.acquire().__enter__()
+        copy_context().run(block.__exit__, None, None, None)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of 3.12, where threads run
+def test_a_forked_child_releases_nothing(state: State) -> None:
+    lock = state.lock("jobs")
+    block = lock.acquire()
+    hold = block.__enter__()
+    if (child := os.fork()) == 0:
+        try:
+            block.__exit__(None, None, None)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert state.store.execute(Renew(lock._address(None), hold.token, 30.0))
+    block.__exit__(None, None, None)
+    with lock.acquire(wait=0.0):
+        pass
 
 
 def test_a_lease_shorter_than_an_exchange_is_refused_before_the_block(state: State) -> None:

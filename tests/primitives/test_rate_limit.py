@@ -190,6 +190,20 @@ def test_a_cost_that_is_none_is_refused(state: State, cost: Any) -> None:
         state.rate_limit("api", "3/hour").hit("ip", cost=cost)
 
 
+@pytest.mark.parametrize("cost", [0, -1, 1.5, "x", True, None, 4])
+def test_a_bad_cost_is_told_while_a_denial_holds_too(state: State, cost: Any) -> None:
+    limit = state.rate_limit("api", "1/hour", colocate="login")
+    assert [limit.hit("ip").allowed for _ in range(2)] == [True, False]
+    other = state.rate_limit("other", "9/hour", colocate="login")
+    for call in (
+        lambda: limit.hit("ip", cost=cost),
+        lambda: asyncio.run(limit.ahit("ip", cost=cost)),
+        lambda: hit_all((limit, "ip"), (other, "ada"), cost=cost),
+    ):
+        with pytest.raises(ValueError, match="a cost"):
+            call()
+
+
 def test_a_cost_that_never_fits_says_so(state: State) -> None:
     with pytest.raises(ValueError, match="can never be admitted by 3/hour"):
         state.rate_limit("api", "3/hour").hit("ip", cost=4)

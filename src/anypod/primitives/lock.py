@@ -9,7 +9,9 @@ Invariants:
     - tokens grow: a later holder's is larger than any earlier one's;
     - the holder's own deadline is on the monotonic clock of its process, counted from before the request
       left, less a margin: it is over here before it is over in the store;
-    - a waiter that died is skipped once its patience is over; the others keep their order.
+    - a waiter that died is skipped once its patience is over; the others keep their order;
+    - who is cancelled, interrupted or cut off while it asks gives back what it may have been granted;
+    - a hold belongs to its process: a forked child that leaves the block releases nothing.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ PATIENCE: Final = 3.0  # seconds for which a waiter is taken for alive after it 
 LONGEST_WAIT: Final = 1.0  # seconds between two questions of a waiter; must be well below PATIENCE
 MARGIN: Final = 0.1  # of the lease: it is over for the holder that much sooner
 
-# What a thread or task holds, by owner: entering again would wait for itself. A task that the holder
-# starts inherits the context, but is another owner and may wait for its parent.
-_held: ContextVar[frozenset[tuple[object, str]]] = ContextVar("anypod_held", default=frozenset())
+# What a thread or task holds: entering again would wait for itself. A task that the holder starts inherits
+# the context, but is another owner and may wait for its parent. A block may be left in another context than
+# it was entered in, as frameworks do that run both ends in a pool of threads: so a hold itself says that it
+# is over, and nothing is reset.
+_held: ContextVar[tuple[Hold, ...]] = ContextVar("anypod_held", default=())
 
 
 def _owner() -> object:
@@ -91,6 +95,9 @@ class Hold:
         self._lease = lease
         self._deadline = since + lease * (1 - MARGIN)
         self._heartbeat: Heartbeat | None = None
+        self._owner = _owner()
+        self._process = os.getpid()
+        self._over = False
 
     @property
     def lost(self) -> threading.Event:
@@ -122,6 +129,23 @@ class Hold:
     def attach(self, heartbeat: Heartbeat) -> None:
         """Tie the hold to what renews it."""
         self._heartbeat = heartbeat
+        _held.set((*_held.get(), self))
+
+    def leave(self) -> bool:
+        """Hold no more; False in a process that was forked from the holder's, which has nothing to release."""
+        self._over = True
+        others = (hold for hold in _held.get() if not hold._over)  # noqa: SLF001  # its own class
+        _held.set(tuple(others))
+        return self._process == os.getpid()
+
+    def keeps_out(self, address: str) -> bool:
+        """Whether who asks for this address would wait for itself."""
+        return (
+            self._address == address
+            and not self._over
+            and self._owner == _owner()
+            and self._process == os.getpid()
+        )
 
 
 class Lock:
@@ -176,15 +200,14 @@ class Lock:
         address = self._address(key)
         self._refuse_reentry(address)
         hold = run(self._store, self._acquire(address, wait))
-        entered = _held.set(_held.get() | {(_owner(), address)})
         lost = False
         try:
             with Heartbeat(self._store, address, hold.token, self.lease) as heartbeat:
                 hold.attach(heartbeat)
                 yield hold
         finally:
-            _held.reset(entered)
-            lost = not run(self._store, self._release(address, hold.token))
+            if hold.leave():
+                lost = not run(self._store, self._release(address, hold.token))
         if lost:
             raise self._taken_over()
 
@@ -194,16 +217,15 @@ class Lock:
         address = self._address(key)
         self._refuse_reentry(address)
         hold = await arun(self._store, self._acquire(address, wait))
-        entered = _held.set(_held.get() | {(_owner(), address)})
         lost = False
         try:
             async with Heartbeat(self._store, address, hold.token, self.lease) as heartbeat:
                 hold.attach(heartbeat)
                 yield hold
         finally:
-            _held.reset(entered)
-            release = asyncio.ensure_future(arun(self._store, self._release(address, hold.token)))
-            lost = not await asyncio.shield(release)
+            if hold.leave():
+                release = arun(self._store, self._release(address, hold.token))
+                lost = not await asyncio.shield(asyncio.ensure_future(release))
         if lost:
             raise self._taken_over()
 
@@ -213,7 +235,7 @@ class Lock:
         return self._prefix + encode(key)
 
     def _refuse_reentry(self, address: str) -> None:
-        if self.limit == 1 and (_owner(), address) in _held.get():
+        if self.limit == 1 and any(hold.keeps_out(address) for hold in _held.get()):
             raise Reentered(
                 f"lock {self.name!r}: this thread or task holds it already and would wait for itself; "
                 f"pass the hold along instead of acquiring again"
@@ -224,13 +246,15 @@ class Lock:
             check_wait(f"lock {self.name!r}", wait)
         waiter = _waiter()
         start = time.monotonic()
-        queued = False
+        queued = unanswered = False
         try:
             while True:
                 since = time.monotonic()
                 left = float("inf") if wait is None else start + wait - since
                 patience = PATIENCE if left > 0 else 0.0
+                unanswered = True
                 asked: Acquired = yield Acquire(address, waiter, self.lease, patience, self.limit)
+                unanswered = False
                 if asked.token is not None:
                     queued = False
                     hold = Hold(self.name, address, asked.token, self.lease, since)
@@ -251,6 +275,7 @@ class Lock:
                     mailbox(address, waiter), min(LONGEST_WAIT, left, max(asked.wait, 0.001))
                 )
         except (StoreUnavailable, OutcomeUnknown) as failure:
+            unanswered = unanswered and isinstance(failure, OutcomeUnknown)
             if self._unavailable == "raise":
                 raise
             degraded(self._store, "lock", self.name, self._unavailable, failure)
@@ -259,8 +284,14 @@ class Lock:
                 f"again later"
             ) from failure
         finally:
-            if queued:
-                with suppress(StoreError):  # who does not ask any more is soon skipped
+            with suppress(
+                StoreError
+            ):  # who does not ask any more is soon skipped, and a lease runs out
+                if unanswered:  # who asks again under its own name hears what it was granted
+                    asked = yield Acquire(address, waiter, self.lease, 0.0, self.limit)
+                    if asked.token is not None:
+                        yield Release(address, asked.token)
+                if queued or unanswered:
                     yield Withdraw(address, waiter)
 
     def _release(self, address: str, token: int) -> Flow[bool]:

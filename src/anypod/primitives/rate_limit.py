@@ -189,9 +189,9 @@ class RateLimit:
         address, policies = self._known.get(key) if type(key) is str else None, self.policies
         if address is None:
             address, policies = self.subject(key)
+        self.check(policies, cost)
         if self._denials.until and (denied := self.denied(address, cost)) is not None:
             return denied
-        self.check(policies, cost)
         try:
             taken = self.store.perform(Take(address, policies, cost))
         except StoreError as failure:
@@ -205,9 +205,9 @@ class RateLimit:
         address, policies = self._known.get(key) if type(key) is str else None, self.policies
         if address is None:
             address, policies = self.subject(key)
+        self.check(policies, cost)
         if self._denials.until and (denied := self.denied(address, cost)) is not None:
             return denied
-        self.check(policies, cost)
         try:
             taken = await self.store.aperform(Take(address, policies, cost))
         except StoreError as failure:
@@ -457,10 +457,11 @@ def _hit_all(
 def _hit_together(
     hits: Hits, cost: int, subjects: Sequence[tuple[str, tuple[Policy, ...]]]
 ) -> Flow[tuple[Decision, ...]]:
-    for (limit, _), (address, policies) in zip(hits, subjects, strict=True):
+    for (limit, _), (_, policies) in zip(hits, subjects, strict=True):
+        limit.check(policies, cost)
+    for (limit, _), (address, _) in zip(hits, subjects, strict=True):
         if (denied := limit.denied(address, cost)) is not None:
             return (denied,)
-        limit.check(policies, cost)
     try:
         taken: Taken = yield TakeAll(subjects[0][0], tuple(subjects), cost)
     except StoreError as failure:
