@@ -140,6 +140,20 @@ def test_an_lru_cache_is_carried_with_what_it_holds(worlds, get, bound):
     assert get(reader, "/") == [42, "aa", 0]
 
 
+def test_what_an_lru_cache_makes_once_is_carried_to_who_never_made_it(worlds, get):
+    head = (
+        "class Codes:\n    def __init__(self):\n        self.kept = []\n"
+        "@functools.lru_cache\ndef codes():\n    return Codes()\nheld = codes"  # as Depends holds it
+    )
+    world = worlds(service(head, "held().kept.append(1)\nreturn jsonify(held().kept)", ""), slots=2)
+    writer, reader = world.start(0), world.start(1)
+    assert get(writer, "/") == [1]
+    state = State("global", "service", "codes().kept")
+    assert state in {change.state for change in writer.changes()}
+    assert reader.give(writer.take([state])) == {state}
+    assert get(reader, "/") == [1, 1]
+
+
 def test_a_few_other_states_are_taken_beside(worlds, get):
     head = "NAME = {}\nother = []\nlimit = 3"
     replica = worlds(service(head, "NAME['k'] = 1", "held"), slots=1).start(0)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from anypod.replicas.change import State
 from anypod.replicas.digest import attributes_of, has_type, own_items, per_type
+from anypod.replicas.lru import CACHED, made
 from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots", "companions"]
@@ -29,11 +30,10 @@ _FRAMEWORK_FUNCTIONS = (
     "view_functions", "before_request_funcs", "after_request_funcs", "teardown_request_funcs",
     "teardown_appcontext_funcs", "template_context_processors", "error_handler_spec",
 )  # fmt: skip
-_CACHED = type(functools.lru_cache(lambda: None))
 _PYTHON = Path(sysconfig.get_path("stdlib"))
 _STATE = (
     bool, int, float, str, bytes, type(None), dict, list, set, bytearray, collections.deque,
-    types.FunctionType, _CACHED,
+    types.FunctionType, CACHED,
 )  # fmt: skip
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _CONTAINERS = frozenset({
@@ -147,7 +147,7 @@ class Roots:
 
     def _may_be_state(self, value: Any) -> bool:
         """Whether an imported name can be more than somebody else's tool."""
-        if has_type(value, _CACHED) and _is_pythons(value.__module__):
+        if has_type(value, CACHED) and _is_pythons(value.__module__):
             return False  # `urlsplit` remembers what it has parsed: no answer depends on that
         return has_type(value, _STATE) or self.is_own_class(type(value))
 
@@ -194,10 +194,11 @@ class _Walk:
             return
         elif exact in _CONTAINERS:
             self._add(kind, name, module, value, at)
-        elif has_type(value, _CACHED):
+        elif has_type(value, CACHED):
             info = value.cache_info()
             self._add("cache", name, module, f"{info.currsize} entries, {info.misses} misses", at)
             self.bound(value.__wrapped__, name, module, kind, depth)
+            self._made(made(value), name, module, kind, depth)
         elif has_type(value, type):
             if self._roots.is_own_class(value):
                 self._class(value)
@@ -239,6 +240,11 @@ class _Walk:
         for attribute, item in own_items(value):
             self.bound(item, f"{name}.{attribute}", module, kind, depth + 1, (value, attribute))
 
+    def _made(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
+        """What an `lru_cache` makes a process have only once: FastAPI's usual dependency."""
+        if type(value) in _CONTAINERS or self._roots.is_own_class(type(value)):
+            self.bound(value, f"{name}()", module, kind, depth + 1)
+
     def _class(self, value: type) -> None:
         if has_type(value, enum.EnumMeta):
             return  # its members are constants, and its tables grow as combinations are asked for
@@ -252,7 +258,7 @@ class _Walk:
             elif has_type(item, (types.MemberDescriptorType, types.GetSetDescriptorType)):
                 continue
             elif hasattr(type(item), "__get__") and not has_type(
-                item, (types.FunctionType, staticmethod, classmethod, type, _CACHED)
+                item, (types.FunctionType, staticmethod, classmethod, type, CACHED)
             ):
                 continue  # a descriptor of a library: columns, fields
             else:
@@ -350,7 +356,7 @@ class _Walk:
         for route in list(routes or ()):
             endpoint = attributes_of(route) or {}
             for attribute in ("endpoint", "app"):
-                if has_type(endpoint.get(attribute), (types.FunctionType, _CACHED)):
+                if has_type(endpoint.get(attribute), (types.FunctionType, CACHED)):
                     self.bound(endpoint[attribute], attribute, module, "global")
             for dependency in getattr(endpoint.get("dependant"), "dependencies", ()):
                 self._functions(getattr(dependency, "call", None), module)

@@ -6,6 +6,7 @@ what they do. The listening socket exists before the server does, on a port that
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ __all__ = ["StartupFailed", "listen", "prepare", "serve"]
 
 _BACKLOG = 128
 _THREADS = 4  # waitress's own default
+_LEFT_BEHIND = 0.25  # seconds that an answer's end waits for what its request left to do
 
 Ready = Callable[[], None]
 
@@ -109,7 +111,7 @@ def _serve_asgi(application: Any, listening: socket.socket, ready: Ready) -> Non
             if self.started:
                 ready()
 
-    lifespan = _Lifespan(application)
+    lifespan = _Lifespan(_Settled(application))
     # The plain asyncio loop, because uvloop connects behind the guard's back.
     config = uvicorn.Config(
         lifespan, loop="asyncio", log_level="warning", access_log=False, timeout_graceful_shutdown=5
@@ -158,3 +160,50 @@ class _Lifespan:
             if began and self.failure is None:
                 self.failure = traceback.format_exc()
             raise
+
+
+class _Settled:
+    """Ends an answer when the request's background tasks have ended, if that is soon.
+
+    Whether the next request meets their work would be chance otherwise: the same on one replica as on
+    several, and so a difference that cannot be told from noise.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        end: Message | None = None
+        timer: asyncio.TimerHandle | None = None
+        late: asyncio.Future[None] | None = None  # the end was sent before the work was done
+
+        def waited() -> None:
+            nonlocal late
+            assert end is not None
+            late = asyncio.ensure_future(send(end))
+
+        async def told(message: Message) -> None:
+            nonlocal end, timer
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                end, timer = message, loop.call_later(_LEFT_BEHIND, waited)
+            else:
+                await send(message)
+
+        try:
+            await self._application(scope, receive, told)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if late is not None:
+                await late
+            elif end is not None:
+                await send(end)

@@ -28,6 +28,7 @@ from typing import Any
 
 from anypod.replicas.change import State
 from anypod.replicas.digest import attributes_of, has_type, own_items
+from anypod.replicas.lru import CACHED, entries
 from anypod.replicas.roots import Place, Roots, companions
 
 __all__ = ["bound", "give", "take"]
@@ -41,7 +42,7 @@ _LOCKS: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,
 }
-_STEP = re.compile(r"\[(?P<key>'(?:[^'\\]|\\.)*')\]|(?P<name>[^\W\d]\w*)")
+_STEP = re.compile(r"\[(?P<key>'(?:[^'\\]|\\.)*')\]|(?P<name>[^\W\d]\w*)(?P<made>\(\))?")
 
 
 def take(roots: Roots, states: Collection[State], but: Collection[State] = ()) -> dict[State, str]:
@@ -120,7 +121,7 @@ def _pickled(value: Any) -> bytes:
 
 def _content(place: Place) -> Any:
     if place.kind == "cache":
-        return _entries(bound(place))
+        return entries(bound(place))
     return place.value, dict(companions(place))
 
 
@@ -161,6 +162,8 @@ def _absent(state: State) -> Place | None:
     for step in steps[:-1]:
         name = step["name"]
         owner = (attributes_of(owner) or {}).get(name) if name else None
+        if step["made"] and has_type(owner, CACHED):
+            owner = owner()  # as the request that needs it would have made it
         if owner is None:
             return None
     last = steps[-1]
@@ -250,46 +253,22 @@ def _is_filled_inside(target: Any, source: Any) -> bool:
     return has_type(target, (dict, list, set, collections.deque)) and _filled(target, source)
 
 
-# --- functools.lru_cache, whose content only the garbage collector shows
+# --- functools.lru_cache
 
 
-def _entries(wrapper: Any) -> dict[Any, Any]:
-    """What an `lru_cache` holds, by its own keys."""
-    size = wrapper.cache_info().currsize
-    if not size:
-        return {}
-    parts = gc.get_referents(wrapper)
-    caches = [
-        part
-        for part in parts
-        if type(part) is dict and part is not vars(wrapper) and len(part) == size
-    ]
-    if len(caches) != 1:
-        raise LookupError("its content is not to be seen")
-    (cache,) = caches
-    if wrapper.cache_parameters()["maxsize"] is None:
-        return dict(cache)
-    # A bounded one keeps links. After its type it shows the key, the result and the type of each.
-    flat = parts[1 : next(at for at, part in enumerate(parts) if part is cache)]
-    found = dict(zip(flat[0::3], flat[1::3], strict=False))
-    if found.keys() != cache.keys():
-        raise LookupError("its content is not to be seen")
-    return found
-
-
-def _fill_cache(roots: Roots, place: Place, entries: dict[Any, Any]) -> None:
+def _fill_cache(roots: Roots, place: Place, held: dict[Any, Any]) -> None:
     wrapper = bound(place)
     wrapper.cache_clear()
-    if not entries:
+    if not held:
         return
     if wrapper.cache_parameters()["maxsize"] is None:
         holders = [part for part in gc.get_referents(wrapper) if type(part) is dict]
         empty = [part for part in holders if not part and part is not vars(wrapper)]
         if len(empty) != 1:
             raise LookupError("its content is not to be seen")
-        empty[0].update(entries)
+        empty[0].update(held)
         return
-    filled = _Answering(wrapper, entries)
+    filled = _Answering(wrapper, held)
     for module in roots.modules():  # whoever imported it by its name
         for name, value in list(vars(module).items()):
             if value is wrapper:
