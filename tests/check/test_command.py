@@ -231,3 +231,32 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
         f["rule"] for f in json.loads(text)["findings"]
     }
     assert run(capsys, str(demo / "fixed.py"), "--no-cache")[0] == 0
+
+
+def test_many_findings_end_with_a_table_and_what_to_do(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(11):
+        (project / f"app{n}.py").write_text(BAD)
+    _, text = run(capsys, ".")
+    assert "\n   12  POD101    12 places  module global" in text
+    assert "--write-baseline FILE" in text
+    assert "--write-baseline" not in run(capsys, "app.py")[1]
+
+
+def test_a_long_path_is_told_in_the_width_of_a_terminal(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = "".join(
+        f"\n\ndef step_number_{n}_of_the_way():\n    step_number_{n + 1}_of_the_way()\n"
+        for n in range(4)
+    )
+    (project / "app.py").write_text(
+        BAD.replace("    global visits\n    visits += 1\n", "    step_number_0_of_the_way()\n")
+        + steps
+        + "\n\ndef step_number_4_of_the_way():\n    global visits\n    visits += 1\n"
+    )
+    lines = run(capsys, "app.py")[1].splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("  path   index"))
+    assert lines[begin + 1].startswith("         → step_number_")
+    assert all(len(line) <= 80 for line in lines)

@@ -224,7 +224,7 @@ def _print(options: argparse.Namespace, result: Result) -> None:
     if options.routes and options.format in {"full", "concise"}:
         text = report.routes(result, colour=colour)
     elif options.statistics and options.format in {"full", "concise"}:
-        text = report.statistics(result, rules.TITLES)
+        text = report.statistics(result)
     else:
         text = report.render(result, options.format, colour=colour)
     if options.output:

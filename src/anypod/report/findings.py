@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from anypod.check.model import Finding, Problem, Result, Route
+from anypod.check.rules import TITLES
 from anypod.check.sources import lines_of, raw_of
 
 FORMAT = 1
@@ -19,6 +20,9 @@ FORMAT = 1
 
 _SITES_SHOWN = 6
 _LINE_SHOWN = 120
+_WIDTH = 71
+_MANY = 10
+"""More findings than these end with a table by rule and with what to do about them."""
 _CONTROL = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))}
 
 
@@ -63,6 +67,10 @@ def render(result: Result, form: str, *, colour: bool = False) -> str:
     return write(result, colour=colour)
 
 
+_HINT = """\
+--format concise tells each in a line, --select POD103 one rule, --diff BASE what
+changed; --write-baseline FILE accepts what is there, --baseline FILE leaves it out"""
+
 FORMATS = {
     "full": "anypod.report.findings:full",
     "concise": "anypod.report.findings:concise",
@@ -78,7 +86,9 @@ def full(result: Result, *, colour: bool = False) -> str:
     """Every finding with its line, its state, its chain, the reason and the replacement."""
     style, sources = Style(colour), Sources()
     blocks = [_block(f, style, sources) for f in result.findings]
-    return "\n".join([*blocks, *_problems(result), summary(result, style), ""])
+    many = [*_by_rule(result), ""] if len(result.findings) > _MANY else []
+    hint = [_HINT] if many else []
+    return "\n".join([*blocks, *_problems(result), *many, summary(result, style), *hint, ""])
 
 
 def _block(finding: Finding, style: Style, sources: Sources) -> str:
@@ -94,7 +104,7 @@ def _block(finding: Finding, style: Style, sources: Sources) -> str:
         lines.append(
             f"  {' ' * width} {style('2', '|')} {' ' * _columns(before)}{style(tone, caret)}"
         )
-    lines.append(f"  {style('36', 'why')}    {finding.why}")
+    lines.append(f"  {style('36', 'why')}    {_wrapped(finding.why.split())}")
     if finding.definition is not None:
         where = f"{plain(finding.definition.path)}:{finding.definition.line}"
         lines.append(f"  {style('36', 'state')}  {plain(finding.state)}, defined at {where}")
@@ -107,9 +117,10 @@ def _block(finding: Finding, style: Style, sources: Sources) -> str:
         more = f" and {len(others) - _SITES_SHOWN} more" if len(others) > _SITES_SHOWN else ""
         lines.append(f"  {style('36', 'also')}   {shown}{more}")
     if len(finding.chain) > 1:
-        steps = " → ".join(
-            f"{s.name} ({_where(s.path, s.line, finding.path)})" for s in finding.chain
-        )
+        first, *then = [
+            f"{plain(s.name)} ({_where(s.path, s.line, finding.path)})" for s in finding.chain
+        ]
+        steps = _wrapped([first, *(f"→ {step}" for step in then)])
         lines.append(f"  {style('36', 'path')}   {steps}")
     first, *rest = finding.fix.splitlines() or [""]
     lines.append(f"  {style('36', 'write')}  {first}")
@@ -134,6 +145,19 @@ def _columns(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(2 if east_asian_width(c) in "WF" else not combining(c) for c in text)
+
+
+def _wrapped(parts: Sequence[str]) -> str:
+    """Parts in lines that fit a terminal of 80 columns where a part alone does, behind a margin of nine."""
+    lines = [""]
+    for part in parts:
+        if not lines[-1]:
+            lines[-1] = part
+        elif len(lines[-1]) + 1 + len(part) > _WIDTH:
+            lines.append(part)
+        else:
+            lines[-1] += f" {part}"
+    return f"\n{' ' * 9}".join(lines)
 
 
 def _where(path: str, line: int, here: str) -> str:
@@ -248,15 +272,22 @@ def routes(result: Result, *, colour: bool = False) -> str:
     return "\n".join([*lines, summary(result, style), ""])
 
 
-def statistics(result: Result, titles: dict[str, str]) -> str:
-    """`--statistics`: findings and sites by rule."""
+def statistics(result: Result) -> str:
+    """`--statistics`: findings and sites by rule, and the ten files with most of them."""
+    lines = _by_rule(result)
+    by_file = Counter(f.path for f in result.findings).most_common(10)
+    if by_file:
+        lines += ["", *(f"{n:>5}  {plain(path)}" for path, n in by_file), ""]
+    return "\n".join([*lines, summary(result), ""])
+
+
+def _by_rule(result: Result) -> list[str]:
     by_rule: dict[str, list[Finding]] = {}
     for finding in result.findings:
         by_rule.setdefault(finding.rule, []).append(finding)
-    lines = [
-        f"{len(found):>5}  {rule}  {titles[rule]}  ({sum(len(f.sites) for f in found)} places)"
-        for rule, found in sorted(by_rule.items(), key=lambda item: -len(item[1]))
-    ]
-    by_file = Counter(f.path for f in result.findings).most_common(10)
-    lines.extend(f"{n:>5}  {plain(path)}" for path, n in by_file)
-    return "\n".join([*lines, summary(result), ""])
+    rows = []
+    for rule, found in sorted(by_rule.items(), key=lambda item: (-len(item[1]), item[0])):
+        places = sum(len(f.sites) for f in found)
+        word = "place" if places == 1 else "places"
+        rows.append(f"{len(found):>5}  {rule}  {places:>4} {word:<6}  {TITLES[rule]}")
+    return rows
