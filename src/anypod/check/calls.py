@@ -15,6 +15,7 @@ from anypod.check.containers import (
     ELEMENT_OF,
     ELEMENTS,
     MEMOIZERS,
+    ONE_ROW,
     SAME,
     VIEWS,
 )
@@ -210,6 +211,10 @@ class Resolver(Names):
             return self._returned(frame, index, callee)
         if kind == "C":
             return self._constructed(frame, index, callee)
+        if kind in "EX":
+            row = self._row(frame, index, callee[1] if kind == "E" else callee[2])
+            if row:
+                return row
         if kind == "E":
             return self.external_result(frame, index, callee[1])
         if kind in "BU":
@@ -221,6 +226,39 @@ class Resolver(Names):
         if kind == "X":
             return (("Q", "data"),) if callee[2].startswith("request") else (("J", callee[2]),)
         return ()
+
+    def _row(self, frame: Frame, index: int, dotted: str) -> Objects:
+        """The row that a query gives, of a class whose methods are known: `Item.objects.get(…)`, `get(Item, 1)`."""
+        if dotted.rpartition(".")[2] not in ONE_ROW:
+            return ()
+        model = self._model_in(frame, ("r", index), 8)
+        return (("I", model, -1),) if model else ()
+
+    def _model_in(self, frame: Frame, value: Value, depth: int) -> tuple[str, str] | None:
+        """The checked model that a query is about: where its chain of calls begins, or what it is given."""
+        body = frame.function.body
+        while depth > 0:
+            depth -= 1
+            tag = value[0]
+            if tag == "r":
+                call = body.calls[value[1]]
+                if call[ARGS] and call[ARGS][0][0] in "nmr":
+                    found = self._model_in(frame, call[ARGS][0], depth)
+                    if found:
+                        return found
+                value = call[CALLEE]
+            elif tag == "s" and len(body.slots[value[1]]) == 1:
+                value = body.slots[value[1]][0]
+            elif tag in "nma":
+                for one in self.resolve(value, frame):
+                    if one[0] == "C" and self.is_model(one[1]):
+                        return (one[1][0], one[1][1])
+                if tag != "a":
+                    return None
+                value = value[1]
+            else:
+                return None
+        return None
 
     def _is_server_setting(self, frame: Frame, index: int) -> bool:
         """`environ.get("SHOP_CONFIG")`: what the server was started with, not what was asked."""

@@ -15,6 +15,7 @@ _CONTEXTS_PER_FUNCTION = 10
 _RECORD_BASES = frozenset(
     {"BaseModel", "SQLModel", "RootModel", "BaseSettings", "GenericModel", "Struct", "NamedTuple", "TypedDict"}
 )  # fmt: skip
+_MODEL_BASES = ("Model", "Base", "SQLModel", "Document", "DeclarativeBase")
 _GENERIC_BASES = frozenset({"Generic", "Protocol", "BaseModel", "GenericModel"})
 _RECORD_DECORATORS = frozenset({"dataclass", "define", "mutable", "frozen", "attrs", "attributes"})
 
@@ -31,6 +32,7 @@ class Classes:
         self._lineages: dict[tuple[str, str], list[Class]] = {}
         self._bases: dict[tuple[str, str], tuple[Objects, ...]] = {}
         self._records: dict[tuple[str, str], bool] = {}
+        self._models: dict[tuple[str, str], bool] = {}
 
     def held(self, place: Obj) -> Objects:
         """What a place may hold: see `places`."""
@@ -145,6 +147,16 @@ class Classes:
                 name.rpartition(".")[2] in _RECORD_BASES for name in self.external_bases(key)
             ) or any(self._is_record_by_decorator(cls) for cls in self.lineage(key))
         return self._records[key]
+
+    def is_model(self, key: tuple[str, str]) -> bool:
+        """Whether the instances of a class are rows or documents of a store."""
+        if key not in self._models:
+            self._models[key] = False
+            bases = self.external_bases(key)
+            self._models[key] = any(
+                b.endswith(_MODEL_BASES) or "db." in b for b in bases
+            ) and not any("pydantic" in b for b in bases)
+        return self._models[key]
 
     def _is_record_by_decorator(self, cls: Class) -> bool:
         calls = self.project.modules[cls.module].functions[cls.owner].body.calls

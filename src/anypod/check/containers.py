@@ -185,3 +185,9 @@ MEMOIZERS = frozenset(
         "boltons.cacheutils.cached",
     }
 )
+
+# Methods of queries that give one row.
+ONE_ROW = frozenset(
+    """get first last latest earliest one one_or_none get_or_none scalar_one scalar_one_or_none get_or_404 first_or_404
+    get_object_or_404 aget afirst alast find_one""".split()  # noqa: SIM905
+)

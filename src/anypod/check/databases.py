@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from anypod.check.analysis import Analysis
 from anypod.check.drafts import finding as drafted
 from anypod.check.drafts import located
-from anypod.check.facts import ARGS, CALLEE, NEW, OP, TARGET, Value
+from anypod.check.facts import ARGS, CALLEE, KWARGS, NEW, OP, TARGET, Value
 from anypod.check.files import CONFIGURED, dotted_in, is_configured, is_temporary, texts_in
 from anypod.check.frames import Frame, walk
 from anypod.check.model import ERROR, Finding
@@ -22,10 +22,29 @@ _EMBEDDED = {
     "playhouse.sqlite_ext.SqliteExtDatabase": 0, "dataset.connect": 0, "databases.Database": 0,
     "sqlalchemy.create_engine": 0, "sqlmodel.create_engine": 0, "sqlalchemy.ext.asyncio.create_async_engine": 0,
 }  # fmt: skip
+# The same, named by a keyword.
+_NAMED = {
+    "tortoise.Tortoise.init": "db_url", "tortoise.contrib.fastapi.register_tortoise": "db_url",
+    "tortoise.contrib.fastapi.RegisterTortoise": "db_url", "tortoise.contrib.quart.register_tortoise": "db_url",
+    "tortoise.contrib.starlette.register_tortoise": "db_url", "tortoise.contrib.sanic.register_tortoise": "db_url",
+    "piccolo.engine.sqlite.SQLiteEngine": "path",
+}  # fmt: skip
+# Vector stores: read-only ones come with the image.
+_VECTORS = {
+    "chromadb.PersistentClient": "path", "qdrant_client.QdrantClient": "path", "lancedb.connect": "uri",
+    "langchain.vectorstores.Chroma": "persist_directory", "langchain_chroma.Chroma": "persist_directory",
+    "langchain_community.vectorstores.Chroma": "persist_directory",
+}  # fmt: skip
+_ADDING = frozenset(
+    {
+        "add_documents", "aadd_documents", "add_texts", "aadd_texts", "upsert", "upload_points", "upload_collection",
+        "delete_collection", "create_collection", "add",
+    }
+)  # fmt: skip
 _URLS = frozenset(
     {
         "dataset.connect", "databases.Database", "sqlalchemy.create_engine", "sqlmodel.create_engine",
-        "sqlalchemy.ext.asyncio.create_async_engine",
+        "sqlalchemy.ext.asyncio.create_async_engine", *(name for name, key in _NAMED.items() if key == "db_url"),
     }
 )  # fmt: skip
 _COMPLETE = r"^[\w:/.+~ -]*\w[\w-]*(\.\w+|$)$"
@@ -38,15 +57,14 @@ def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
     seen: set[tuple[str, int]] = set()
     found: dict[str, Finding] = {}
     for external in (*analysis.externals, *analysis.startup_externals):
-        at = _EMBEDDED.get(external.dotted)
-        call = external.frame.function.body.calls[external.call]
-        if at is None or len(call[ARGS]) <= at:
+        path = _path(analysis, external)
+        if path is None:
             continue
         where = (external.frame.function.module, external.line)
         if where in seen:
             continue
         seen.add(where)
-        one = _embedded(analysis, external, call[ARGS][at], why)
+        one = _embedded(analysis, external, path, why)
         if one is None:
             continue
         first = found.setdefault(one.state, one)
@@ -54,6 +72,29 @@ def embedded_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
             found[one.state] = first._replace(sites=(*first.sites, *one.sites))
     yield from found.values()
     yield from _configured_databases(analysis, why)
+
+
+def _path(analysis: Analysis, external: External) -> Value | None:
+    """What says where the database is, when the call opens one."""
+    call = external.frame.function.body.calls[external.call]
+    at = _EMBEDDED.get(external.dotted)
+    if at is not None:
+        return call[ARGS][at] if len(call[ARGS]) > at else None
+    keyword = _NAMED.get(external.dotted)
+    if keyword is None:
+        keyword = _VECTORS.get(external.dotted)
+        if keyword is None or not _is_added_to(analysis, external):
+            return None
+    return next((value for name, value in call[KWARGS] if name == keyword), None)
+
+
+def _is_added_to(analysis: Analysis, external: External) -> bool:
+    """Whether requests add to what a call opens."""
+    kept = f"{external.dotted}()."
+    return any(
+        other.dotted.startswith(kept) and other.dotted.rpartition(".")[2] in _ADDING
+        for other in analysis.externals
+    )
 
 
 def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> Finding | None:

@@ -17,6 +17,8 @@ class CallRow(NamedTuple):
     unless: tuple[str, ...]
     what: str
     instead: str
+    shared: bool = False
+    """Only where start-up makes it, for all requests: what a request makes for itself is gone with it."""
 
 
 class ValueRow(NamedTuple):
@@ -76,6 +78,19 @@ CALLS = (
     CallRow("aiohttp_session.SimpleCookieStorage", (), "cookies are not signed; use a shared storage", "RedisStorage(…)"),
     CallRow("pyrate_limiter.InMemoryBucket", (), "each replica counts for itself", "RedisBucket"),
     CallRow("throttled.MemoryStore", (), "each replica counts for itself", "throttled.RedisStore"),
+    *(
+        CallRow(
+            f"*.{name}",
+            ("chat_memory",),
+            "one conversation for all users, known to one replica",
+            "RedisChatMessageHistory(session_id, url=…) for each conversation",
+            shared=True,
+        )
+        for name in (
+            "ConversationBufferMemory", "ConversationBufferWindowMemory", "ConversationSummaryMemory",
+            "ConversationSummaryBufferMemory", "ConversationTokenBufferMemory", "InMemoryChatMessageHistory",
+        )
+    ),
 )  # fmt: skip
 
 # Setting names in which a value below matters.
@@ -127,3 +142,21 @@ CONFIGURABLE = frozenset(
     }
 )  # fmt: skip
 KEYED_VALUES = {"dogpile.cache.memory": "dogpile keeps the region in this process"}
+
+# What changes Django's default cache, which is LocMemCache as long as no `CACHES` says otherwise.
+DJANGO_CACHE = "django.core.cache.cache."
+CACHE_CHANGES = frozenset(
+    {
+        "set",
+        "add",
+        "incr",
+        "decr",
+        "set_many",
+        "get_or_set",
+        "aset",
+        "aadd",
+        "aincr",
+        "aget_or_set",
+        "touch",
+    }
+)

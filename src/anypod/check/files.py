@@ -15,17 +15,12 @@ from anypod.check.facts import (
     PROPERTY,
     Value,
 )
+from anypod.check.folders import OPENS, Readers, anchors, entry_of
 from anypod.check.frames import Frame, walk
 from anypod.check.model import ERROR, WARNING
 from anypod.check.reach import External
 from anypod.check.settings import settings
 
-_OPENS = frozenset(
-    {
-        "builtins.open", "io.open", "codecs.open", "aiofiles.open", "gzip.open", "bz2.open", "lzma.open",
-        "zipfile.ZipFile", "tarfile.open", "h5py.File",
-    }
-)  # fmt: skip
 _PATH_METHODS = frozenset({"write_text", "write_bytes", "touch"})
 # Function -> the position of the path that it writes.
 _WRITERS = {
@@ -69,13 +64,17 @@ def file_writes(analysis: Analysis) -> dict[str, list[FileWrite]]:
     removed = _removed(analysis)
     told: set[tuple[str, int]] = set()
     fixed = {s.name for s in settings(analysis)}
+    asked = Readers(analysis)
     for external in analysis.externals:
         for path, text in _written(analysis, external):
+            left = ""
             if is_temporary(analysis, path, external.frame):
-                continue
+                left = _left_for_others(analysis, path, external.frame, asked)
+                if not left:
+                    continue
             if text == "removed" or _is_removed_here(analysis, path, external.frame, removed):
                 continue
-            label = label_of(analysis, path, external.frame)
+            label = label_of(analysis, path, external.frame) or left
             if not label and not (
                 external.dotted.startswith("request") and _is_a_path(analysis, path, external.frame)
             ):
@@ -107,7 +106,7 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
     arguments, keywords = call[ARGS], dict(call[KWARGS])
     dotted = external.dotted
     last = dotted.rpartition(".")[2]
-    if dotted in _OPENS and arguments and not _is_stream(analysis, arguments[0], external.frame):
+    if dotted in OPENS and arguments and not _is_stream(analysis, arguments[0], external.frame):
         mode = arguments[1] if len(arguments) > 1 else keywords.get("mode")
         text = analysis.resolver.constant(mode, external.frame) if mode is not None else "r"
         if isinstance(text, str) and set(text) & set("wax+"):
@@ -140,11 +139,7 @@ def _is_stream(analysis: Analysis, value: Value, frame: Frame) -> bool:
 
 def _is_joined(callee: Value, frame: Frame) -> bool:
     """`(folder / name).open`, also by way of a local."""
-    if callee[0] != "a":
-        return False
-    base = callee[1]
-    options = frame.function.body.slots[base[1]] if base[0] == "s" else (base,)
-    return all(o[0] == "o" and o[1] == "Div" for o in options)
+    return callee[0] == "a" and _is_joined_path(callee[1], frame)
 
 
 def _is_path(dotted: str) -> bool:
@@ -160,9 +155,15 @@ def _saves_a_file(analysis: Analysis, external: External, path: Value) -> bool:
     if "storage" in external.dotted.lower():
         # The framework's storage is configuration.
         return False
-    return _is_a_path(analysis, path, external.frame) and not _is_buffer(
-        analysis, path, external.frame
-    )
+    return (
+        _is_a_path(analysis, path, external.frame) or _is_joined_path(path, external.frame)
+    ) and not _is_buffer(analysis, path, external.frame)
+
+
+def _is_joined_path(path: Value, frame: Frame) -> bool:
+    """`folder / name`: nothing else is saved under a quotient."""
+    options = frame.function.body.slots[path[1]] if path[0] == "s" else (path,)
+    return all(o[0] == "o" and o[1] == "Div" for o in options)
 
 
 def _is_a_path(analysis: Analysis, path: Value, frame: Frame) -> bool:
@@ -252,6 +253,22 @@ def _given(
                     yield from _definitions(analysis, above.function.module, one[1])
                 elif one[0] == "p":
                     yield from _given(analysis, one[1], above, depth - 1)
+                elif one[0] == "r":
+                    yield from _returned(analysis, one, above)
+
+
+def _returned(
+    analysis: Analysis, call: Value, frame: Frame, depth: int = 2
+) -> Iterator[tuple[Value, Frame]]:
+    """What the checked function that is called gives back, as far as its own module says."""
+    for child in _helpers(analysis, call, frame):
+        for value in child.function.body.returns:
+            for one in analysis.deep(value, child):
+                yield one, child
+                if one[0] == "n":
+                    yield from _definitions(analysis, child.function.module, one[1])
+                elif one[0] == "r" and depth > 1:
+                    yield from _returned(analysis, one, child, depth - 1)
 
 
 def _definitions(
@@ -317,6 +334,19 @@ def is_temporary(analysis: Analysis, path: Value, frame: Frame) -> bool:
         n in {"tmp_path", "tmpdir", "temp_dir", "tmp", "temp_path", "tempdir"}
         for n in analysis.names_of(path, frame)
     )
+
+
+def _left_for_others(analysis: Analysis, path: Value, frame: Frame, readers: Readers) -> str:
+    """A folder for temporary files in which another entry point looks for what is left there, or ""."""
+    if _is_buffer(analysis, path, frame) or "tempfile.NamedTemporaryFile" in set(
+        dotted_in(analysis, path, frame)
+    ):
+        return ""
+    mine = entry_of(analysis, frame)
+    for anchor in anchors(analysis, path, frame):
+        if readers.of(anchor) - {mine}:
+            return f"files under {anchor[-1]}"
+    return ""
 
 
 def texts_in(analysis: Analysis, path: Value, frame: Frame) -> list[str]:

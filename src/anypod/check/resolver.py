@@ -16,6 +16,10 @@ _DEEPEST = 40
 # Attributes of a request object that lead to the application, which all requests share.
 _APPLICATION = frozenset({"app", "application"})
 _STATE_KINDS = frozenset("DIJKY")
+# Methods after which an object is done with.
+_ENDS = frozenset(
+    "close aclose shutdown teardown stop destroy dispose __exit__ __aexit__ __del__".split()  # noqa: SIM905
+)
 
 
 class Names(Places):
@@ -352,6 +356,9 @@ class Names(Places):
                 return self.class_values(owner, name)
         elif owner is not None and not own:
             return self.class_default(owner, place, name)
+        elif owner is not None and place[0] != "P" and all(_ends_an_object(m) for m, _, _ in own):
+            # Until then, the class's is everybody's.
+            return union(self.class_default(owner, place, name), self.assigned(instance, own))
         if place[0] == "P":
             if len(place[2]) >= LONGEST_PATH:
                 return ()
@@ -458,6 +465,10 @@ class Names(Places):
     def bindings_of(self, function: Function, frame: Frame, index: int, first: Objects) -> Bindings:
         """The arguments of a call as a function's parameters see them."""
         raise NotImplementedError
+
+
+def _ends_an_object(method: str) -> bool:
+    return method.rpartition(".")[2] in _ENDS
 
 
 def _last(value: Value) -> str:

@@ -38,6 +38,9 @@ _LOADS = frozenset(
 )
 
 
+_RELATIONS = ("ForeignKey", "OneToOneField", "ForeignKeyField", "relationship")
+
+
 class Update(NamedTuple):
     """A read, change and write in several steps."""
 
@@ -102,6 +105,7 @@ def _attribute_updates(analysis: Analysis, frame: Frame) -> Iterator[Update]:
         if (
             not what
             or not _is_loaded(analysis, effect[TARGET], frame)
+            or not _is_column(analysis, effect, frame)
             or _is_locked(analysis, frame)
         ):
             continue
@@ -119,6 +123,14 @@ def _attribute_updates(analysis: Analysis, frame: Frame) -> Iterator[Update]:
             str(effect[KEY]) if op in {"augattr", "attr"} else "document",
             severity,
         )
+
+
+def _is_column(analysis: Analysis, effect: Value, frame: Frame) -> bool:
+    """Whether what a method changes of its own row is one of the columns that the class declares."""
+    if effect[TARGET] != ("p", 0) or not frame.function.cls:
+        return True
+    key = (frame.function.module, frame.function.cls)
+    return analysis.resolver.owner_of(key, effect[KEY]) is not None
 
 
 def _what(analysis: Analysis, effect: Value, frame: Frame) -> str:
@@ -173,23 +185,47 @@ def _is_loaded(analysis: Analysis, target: Value, frame: Frame) -> bool:
     if any(o[0] in "PCMFDQ" for o in objects):
         return False
     if target[0] == "p":
-        if frame.function.cls and target[1] == 0:
-            return False
-        return _is_model(analysis, target, frame) or _argument_is_loaded(analysis, frame, target[1])
-    return _loads_here(analysis, target, frame) or _is_model(analysis, target, frame)
+        return (
+            _is_model(analysis, target, frame) and not _is_asked_of_new(analysis, target, frame)
+        ) or _argument_is_loaded(analysis, frame, target[1])
+    return (
+        _loads_here(analysis, target, frame)
+        or _is_model(analysis, target, frame)
+        or _is_related(analysis, target, frame)
+    )
 
 
 def _is_model(analysis: Analysis, target: Value, frame: Frame) -> bool:
-    for one in analysis.resolver.resolve(target, frame):
-        if one[0] == "I" and one[2] < 0:
-            bases = analysis.resolver.external_bases(one[1])
-            if any(
-                b.endswith(("Model", "Base", "SQLModel", "Document", "DeclarativeBase"))
-                or "db." in b
-                for b in bases
-            ):
-                return not any("pydantic" in b for b in bases)
-    return False
+    return any(
+        one[0] == "I" and one[2] < 0 and analysis.resolver.is_model(one[1])
+        for one in analysis.resolver.resolve(target, frame)
+    )
+
+
+def _is_asked_of_new(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    """Whether the caller has just made the object whose method this is."""
+    parent = analysis.parents.get(frame)
+    if parent is None or target[1] != 0:
+        return False
+    above, line = parent
+    return any(
+        one[0] == "I" and one[2] >= 0
+        for call in above.function.body.calls
+        if call[3] == line and call[CALLEE][0] == "a" and call[CALLEE][2] == frame.function.name
+        for one in analysis.resolver.resolve(call[CALLEE][1], above)
+    )
+
+
+def _is_related(analysis: Analysis, target: Value, frame: Frame) -> bool:
+    """`self.question`, a foreign key: another row, loaded on the way."""
+    return (
+        target[0] == "a"
+        and _is_model(analysis, target[1], frame)
+        and any(
+            one[0] == "J" and one[1].endswith(_RELATIONS)
+            for one in analysis.resolver.resolve(target, frame)
+        )
+    )
 
 
 def _argument_is_loaded(analysis: Analysis, frame: Frame, position: int) -> bool:

@@ -57,7 +57,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from anypod.check.analysis import Analysis
-from anypod.check.defaults import CALLS, CONFIGURABLE, KEYED_VALUES, SETTINGS, VALUES, CallRow
+from anypod.check.defaults import (
+    CACHE_CHANGES,
+    CALLS,
+    CONFIGURABLE,
+    DJANGO_CACHE,
+    KEYED_VALUES,
+    SETTINGS,
+    VALUES,
+    CallRow,
+)
 from anypod.check.drafts import located
 from anypod.check.facts import ARGS, KWARGS, Value
 from anypod.check.frames import Frame
@@ -74,12 +83,15 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
     """One finding for each call or setting."""
     seen: set[tuple[str, int]] = set()
     configured = {s.name for s in settings(analysis)}
+    requested = {frame.function.key for frame in analysis.parents}
     rows = {row.call: row for row in (*CALLS, *_own(analysis))}
     for external in (*analysis.startup_externals, *analysis.externals):
         where = (external.frame.function.module, external.line)
         if where in seen or _is_test(external.frame):
             continue
-        row = rows.get(external.dotted)
+        row = rows.get(external.dotted) or rows.get(f"*.{external.dotted.rpartition('.')[2]}")
+        if row is not None and row.shared and external.frame.function.key in requested:
+            continue
         if row is not None and not _is_excused(analysis, external, row, configured):
             seen.add(where)
             yield _finding(external, row.call.rpartition(".")[2], row.what, row.instead)
@@ -88,6 +100,7 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
             if what:
                 seen.add(where)
                 yield _finding(external, external.dotted.rpartition(".")[2], what, instead)
+    yield from _default_cache(analysis, configured)
     for setting in settings(analysis):
         value_row = None
         if setting.name in SETTINGS:
@@ -108,6 +121,28 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
                 WHY,
                 "data",
             )._replace(fix=f"{setting.name}: {value_row.instead}")
+
+
+def _default_cache(analysis: Analysis, configured: set[str]) -> Iterator[Finding]:
+    """Django's cache, changed by requests of a project whose settings name none."""
+    if "CACHES" in configured or not any(
+        s.name == "ROOT_URLCONF" and s.value[0] == "k" and "{{" not in str(s.value[1])
+        for s in settings(analysis)
+    ):
+        return
+    for external in analysis.externals:
+        if (
+            external.dotted.startswith(DJANGO_CACHE)
+            and external.dotted.removeprefix(DJANGO_CACHE) in CACHE_CHANGES
+        ):
+            row = _BY_VALUE["django.core.cache.backends.locmem.LocMemCache"]
+            yield _finding(
+                external,
+                "CACHES",
+                f"no CACHES in the settings: {row.what}",
+                f"CACHES: {row.instead}",
+            )
+            return
 
 
 def _own(analysis: Analysis) -> Iterator[CallRow]:
