@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -36,6 +36,16 @@ class Together:
     """
 
     commands: Sequence[Command[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Execute a command that may give something away, and know that it has executed before a cancellation goes on.
+
+    Otherwise what the flow does about it might overtake the command on another connection.
+    """
+
+    command: Command[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class Call:
     function: Callable[[], Any]
 
 
-Step: TypeAlias = Command[Any] | Together | Wait | Sleep | Call
+Step: TypeAlias = Command[Any] | Together | Grant | Wait | Sleep | Call
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
@@ -77,6 +87,8 @@ def run(store: Store, flow: Flow[T]) -> T:
                     reply = store.perform(step)
                 elif isinstance(step, Together):
                     reply = store.execute_many(step.commands)
+                elif isinstance(step, Grant):
+                    reply = store.perform(step.command)
                 elif isinstance(step, Wait):
                     reply = store.receive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):
@@ -103,6 +115,8 @@ async def arun(store: Store, flow: Flow[T]) -> T:
                     reply = await store.aperform(step)
                 elif isinstance(step, Together):
                     reply = await store.aexecute_many(step.commands)
+                elif isinstance(step, Grant):
+                    reply = await _answered(store.aperform(step.command))
                 elif isinstance(step, Wait):
                     reply = await store.areceive(step.mailbox, step.seconds)
                 elif isinstance(step, Sleep):
@@ -119,6 +133,17 @@ async def arun(store: Store, flow: Flow[T]) -> T:
         return end.value  # type: ignore[no-any-return]
     finally:
         flow.close()
+
+
+async def _answered(execution: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(execution)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody else hears of it
+        raise
 
 
 async def _awaited(value: Awaitable[T]) -> T:

@@ -7,8 +7,8 @@ import pytest
 
 from anypod import State
 from anypod.commands import Add, Added, Put, Total
-from anypod.errors import RecordError
-from anypod.flow import Call, Flow, Sleep, Together, arun, run
+from anypod.errors import RecordError, StoreUnavailable
+from anypod.flow import Call, Flow, Grant, Sleep, Together, arun, run
 from anypod.observe import Event
 
 pytestmark = pytest.mark.quick
@@ -120,6 +120,49 @@ def test_a_cancelled_flow_carries_out_its_clean_up(store: Any) -> None:
 
     asyncio.run(scenario())
     assert store.execute(Add("cleaned")).value == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_grant_is_answered_before_a_cancellation_goes_on(
+    store: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    perform = store.aperform
+    log: list[str] = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield Grant(Add("granted"))
+        finally:
+            log.append("clean-up")
+            yield Add("cleaned")
+
+    async def scenario() -> None:
+        sent, answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(command: Add) -> Any:
+            if command.key == "granted":
+                sent.set()
+                await answer.wait()
+                log.append("answer")
+                if fails:
+                    raise StoreUnavailable("gone")
+            return await perform(command)
+
+        monkeypatch.setattr(store, "aperform", slow)
+        task = asyncio.create_task(arun(store, flow()))
+        await sent.wait()
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert log == []
+        answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert log == ["answer", "clean-up"]
+    assert store.execute(Total("granted")) == (0 if fails else 1)
+    assert run(store, flow()) is None
 
 
 def test_a_stop_iteration_of_the_user_is_an_error_not_an_end(store: Any) -> None:

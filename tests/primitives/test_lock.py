@@ -299,6 +299,29 @@ def test_who_is_cancelled_while_asking_holds_nothing_and_waits_for_nothing(
     asyncio.run(scenario())
 
 
+def test_cancelled_at_whatever_moment_it_leaks_nothing(state: State) -> None:
+    """Also where commands of one task may travel on several connections."""
+    lock = state.lock("jobs", lease=600.0)
+
+    async def use(key: int) -> None:
+        async with lock.aacquire(key):
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        for key in range(80):
+            task = asyncio.create_task(use(key))
+            for _ in range(key % 9):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        for key in range(80):
+            async with lock.aacquire(key, wait=60.0):
+                pass
+        await state.aclose()
+
+    asyncio.run(scenario())
+
+
 def test_a_block_may_be_left_in_another_context(state: State) -> None:
     """As frameworks do that run the two ends of a dependency in a pool of threads."""
     lock = state.lock("jobs")

@@ -38,7 +38,7 @@ from anypod.errors import (
     StoreError,
     StoreUnavailable,
 )
-from anypod.flow import Flow, Wait, arun, run
+from anypod.flow import Flow, Grant, Wait, arun, run
 from anypod.keys import Key, encode
 from anypod.primitives.degraded import RaiseOrDeny, check_policy, degraded
 from anypod.primitives.heartbeat import Heartbeat
@@ -253,7 +253,9 @@ class Lock:
                 left = float("inf") if wait is None else start + wait - since
                 patience = PATIENCE if left > 0 else 0.0
                 unanswered = True
-                asked: Acquired = yield Acquire(address, waiter, self.lease, patience, self.limit)
+                asked: Acquired = yield Grant(
+                    Acquire(address, waiter, self.lease, patience, self.limit)
+                )
                 unanswered = False
                 if asked.token is not None:
                     queued = False
