@@ -66,7 +66,7 @@ def test_errors_are_outcomes(state: State) -> None:
     counter = state.counter("hits")
     counter.increment()
     with pytest.raises(StoreError):
-        state.store.execute(Get(counter._address(None)))
+        state.store.execute(Get(counter.address(None)))
     assert (events[-1].command, events[-1].outcome) == ("Get", "RecordError")
 
 

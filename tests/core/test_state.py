@@ -110,7 +110,7 @@ def test_a_password_is_never_shown() -> None:
 def test_a_driver_error_is_wrapped_once_and_names_no_key() -> None:
     with State("memory://", namespace="") as state:
         state.counter("hits").increment("user-7")
-        address = state.counter("hits")._address("user-7")
+        address = state.counter("hits").address("user-7")
         from anypod.commands import Get
 
         with pytest.raises(StoreError, match="Get for counter:hits on memory://") as refusal:

@@ -64,7 +64,7 @@ def test_a_session_field_names_its_session(state: State) -> None:
 
 def test_a_record_of_another_kind_is_an_error_that_says_where(state: State) -> None:
     hits, prices = state.counter("hits"), state.map("prices")
-    state.store.execute(Put(hits._address(None), b"x"))
+    state.store.execute(Put(hits.address(None), b"x"))
     with pytest.raises(RecordError, match="counter:hits"):
         hits.increment()
     state.counter("prices")  # another primitive of the same name is another key
@@ -146,6 +146,17 @@ def test_keys_without_end_are_bounded_here(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(local._local._arrivals) <= MOST_SUBJECTS
 
 
+def test_what_a_buffer_keeps_of_a_key_is_short() -> None:
+    with State("memory://", namespace="") as state:
+        hits = state.counter("hits")
+        buffer = hits.buffered(every=3_600.0)
+        buffer.increment("x" * 1_000_000)
+        buffer.increment("x" * 1_000_000)
+        assert [len(kept) < 300 for kept in buffer._sums] == [True]
+        buffer.flush()
+        assert hits.value("x" * 1_000_000) == 2
+
+
 def test_every_record_that_a_client_can_make_has_an_end() -> None:
     """20,000 keys of one client are gone from the store when they have no meaning any more."""
     with State("memory://", namespace="") as state:
@@ -192,7 +203,7 @@ def test_a_key_that_is_too_long_is_hashed(state: State) -> None:
     long = "x" * 1_000_000
     assert hits.increment(long) == 1
     assert hits.increment(long) == 2
-    assert len(hits._address(long)) < 300
+    assert len(hits.address(long)) < 300
 
 
 def test_a_key_of_no_known_kind_says_what_is_allowed(state: State) -> None:

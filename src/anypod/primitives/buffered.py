@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from anypod.commands import MAX_INTEGER
 from anypod.durations import check_durations, shown
 from anypod.errors import ConfigurationError, Conflict, OutcomeUnknown, StoreError, StoreUnavailable
+from anypod.flow import run
 from anypod.keys import Key, encode
 from anypod.primitives.degraded import degraded
 
@@ -66,9 +67,10 @@ class BufferedCounter:
         self._lock = threading.RLock()
         self._sending = threading.RLock()
         self._wake = threading.Event()
-        self._sums: dict[str, tuple[Key, int]] = {}  # by encoded key: 1 is not True
+        # By address: 1 is not True, and a key that a client chose is not kept in its full length.
+        self._sums: dict[str, int] = {}
         self._pending = 0
-        self._unsent: list[tuple[Key, int, str]] = []
+        self._unsent: list[tuple[str, int, str]] = []
         self._unsent_count = 0
         self._thread: threading.Thread | None = None
 
@@ -81,14 +83,14 @@ class BufferedCounter:
         """
         if type(by) is not int or not -MAX_INTEGER <= by <= MAX_INTEGER:
             raise self._too_much(by)
-        name = encode(key)
+        address = self._counter.address(key)
         with self._lock:
-            total = self._sums.get(name, (key, 0))[1] + by
+            total = self._sums.get(address, 0) + by
             if not -MAX_INTEGER <= total <= MAX_INTEGER:
                 raise self._too_much(by)
-            room = name in self._sums or len(self._sums) < MOST_KEYS
+            room = address in self._sums or len(self._sums) < MOST_KEYS
             if room:
-                self._sums[name] = (key, total)
+                self._sums[address] = total
                 self._pending += 1
             # While something could not be sent, the thread tries at its own pace.
             full = self._pending >= self._size and not self._unsent
@@ -126,17 +128,19 @@ class BufferedCounter:
             if self._unsent:  # of an earlier flush; only then what has come since
                 self._send()
             with self._lock:
-                self._unsent = [(key, by, uuid.uuid4().hex) for key, by in self._sums.values()]
+                self._unsent = [
+                    (address, by, encode(uuid.uuid4().hex)) for address, by in self._sums.items()
+                ]
                 self._unsent_count = self._pending
                 self._sums, self._pending = {}, 0
             self._send()
 
     def _send(self) -> None:
         while self._unsent:
-            key, by, once = self._unsent[-1]
+            address, by, operation = self._unsent[-1]
             if by:
                 try:
-                    self._counter.increment(key, by=by, once=once)
+                    run(self._counter.store, self._counter.step(address, by, operation))
                 except (StoreUnavailable, OutcomeUnknown, Conflict):
                     raise  # kept, and sent again under the same id
                 except Exception as failure:  # noqa: BLE001  # what troubles one key must not hold up the others

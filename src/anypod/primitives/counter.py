@@ -118,7 +118,8 @@ class Counter:
             )
         return BufferedCounter(self, every=every, size=size)
 
-    def _address(self, key: Key) -> str:
+    def address(self, key: Key) -> str:
+        """Where a counter is."""
         if not self._prefix:
             self._prefix = self.store.prefix("counter", self.name)
         return self._prefix + encode(key)
@@ -134,8 +135,12 @@ class Counter:
                 f"have none would be one and the same, and only the first would count"
             )
         operation = None if once is None else encode(once)
+        return (yield from self.step(self.address(key), by, operation))
+
+    def step(self, address: str, by: int, operation: str | None) -> Flow[int]:
+        """Add to the counter that is there, once under an encoded id of the operation."""
         added: Added = yield Add(
-            self._address(key),
+            address,
             by,
             self._floor,
             self._ceiling,
@@ -157,5 +162,5 @@ class Counter:
         )
 
     def _value(self, key: Key) -> Flow[int]:
-        total: int = yield Total(self._address(key))
+        total: int = yield Total(self.address(key))
         return total
