@@ -120,6 +120,12 @@ def _sql_kind(sql: str) -> str:
     return ""
 
 
+def inserted_table(sql: str) -> str:
+    """The table that a plain INSERT adds a row to; "" for one that settles conflicts, and for other statements."""
+    found = re.match(r"(?is)\s*INSERT\s+INTO\s+[\"`\[]?(\w+)", sql)
+    return "" if found is None or re.search(_UPSERT, sql) else found[1]
+
+
 def _is_redis(dotted: str) -> bool:
     lowered = dotted.lower()
     return (

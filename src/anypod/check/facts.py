@@ -107,6 +107,11 @@ class Function:
         self._body: Body | None = None
 
     @property
+    def raw(self) -> bytes:
+        """The body as it was stored: its constants can be searched without decoding it."""
+        return self._raw  # type: ignore[no-any-return]
+
+    @property
     def body(self) -> Body:
         """The decoded body."""
         if self._body is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
-from anypod.check.effects import arguments, is_insert
+from anypod.check.effects import arguments, inserted_table, is_insert, sql_of
 from anypod.check.facts import (
     ARGS,
     CALLEE,
@@ -20,25 +20,14 @@ from anypod.check.facts import (
     Value,
 )
 from anypod.check.frames import Frame
+from anypod.check.loads import is_locked, loads_here
 from anypod.check.model import ERROR, WARNING
 from anypod.check.reach import External
-
-_LOCKING = (
-    "with_for_update",
-    "select_for_update",
-    "for_update",
-    "with_lockmode",
-    "begin_nested_serializable",
-)
-_GETS = frozenset({"get", "hget", "hgetall", "lrange", "smembers", "mget", "get_item"})
-_SETS = frozenset({"set", "hset", "setex", "hmset", "mset", "put_item"})
-_LOADS = frozenset(
-    """first one one_or_none scalar scalar_one scalar_one_or_none get get_or_404 first_or_404 fetchone find_one
-    exists count fetchval fetchrow scalars all aget afirst get_object get_object_or_404 aexists filter_by""".split()  # noqa: SIM905
-)
-
+from anypod.check.sql import computed_updates, is_added_twice, is_fetch
 
 _RELATIONS = ("ForeignKey", "OneToOneField", "ForeignKeyField", "relationship")
+_GETS = frozenset({"get", "hget", "hgetall", "lrange", "smembers", "mget", "get_item"})
+_SETS = frozenset({"set", "hset", "setex", "hmset", "mset", "put_item"})
 
 
 class Update(NamedTuple):
@@ -57,7 +46,11 @@ def updates(analysis: Analysis) -> Iterator[Update]:
     """Every such place on a request path, each line once."""
     seen: set[tuple[str, int]] = set()
     for frame in analysis.parents:
-        for found in (*_attribute_updates(analysis, frame), *_check_then_insert(analysis, frame)):
+        for found in (
+            *_attribute_updates(analysis, frame),
+            *_computed_updates(analysis, frame),
+            *_check_then_insert(analysis, frame),
+        ):
             where = (frame.function.module, found.line)
             if where not in seen:
                 seen.add(where)
@@ -67,28 +60,6 @@ def updates(analysis: Analysis) -> Iterator[Update]:
         if where not in seen:
             seen.add(where)
             yield found
-
-
-def _is_locked(analysis: Analysis, frame: Frame) -> bool:
-    """Whether rows are locked, or a version is compared, anywhere in the function or its caller."""
-    current: Frame | None = frame
-    for _ in range(3):
-        if current is None:
-            break
-        for callees in current.callees.values():
-            for callee in callees:
-                if callee[0] in "EX":
-                    dotted = str(callee[1] if callee[0] == "E" else callee[2])
-                    if any(word in dotted for word in _LOCKING):
-                        return True
-        for call in current.function.body.calls:
-            if call[CALLEE][-1] in _LOCKING or any(
-                k in {"with_for_update", "version_id"} for k, _ in call[2]
-            ):
-                return True
-        parent = analysis.parents.get(current)
-        current = parent[0] if parent else None
-    return False
 
 
 # Attributes of loaded objects
@@ -106,13 +77,11 @@ def _attribute_updates(analysis: Analysis, frame: Frame) -> Iterator[Update]:
             not what
             or not _is_loaded(analysis, effect[TARGET], frame)
             or not _is_column(analysis, effect, frame)
-            or _is_locked(analysis, frame)
+            or is_locked(analysis, frame)
         ):
             continue
         severity = (
-            ERROR
-            if _loads_here(analysis, effect[TARGET], frame) and what != "document"
-            else WARNING
+            ERROR if loads_here(analysis, effect[TARGET], frame) and what != "document" else WARNING
         )
         yield Update(
             frame,
@@ -189,7 +158,7 @@ def _is_loaded(analysis: Analysis, target: Value, frame: Frame) -> bool:
             _is_model(analysis, target, frame) and not _is_asked_of_new(analysis, target, frame)
         ) or _argument_is_loaded(analysis, frame, target[1])
     return (
-        _loads_here(analysis, target, frame)
+        loads_here(analysis, target, frame)
         or _is_model(analysis, target, frame)
         or _is_related(analysis, target, frame)
     )
@@ -237,53 +206,24 @@ def _argument_is_loaded(analysis: Analysis, frame: Frame, position: int) -> bool
         if call[3] == line and len(call[ARGS]) > position:
             for callee in analysis.resolver.callees(above, index):
                 if callee[0] == "F" and callee[1] == frame.function.key:
-                    return _loads_here(analysis, call[ARGS][position], above)
+                    return loads_here(analysis, call[ARGS][position], above)
     return False
 
 
-def _loads_here(analysis: Analysis, target: Value, frame: Frame, depth: int = 3) -> bool:
-    """Whether a value is the result of a query, made here or in checked code that is called here."""
-    for one in analysis.deep(target, frame, 30):
-        if one[0] != "r":
-            continue
-        for callee in analysis.resolver.callees(frame, one[1]):
-            if callee[0] in "EX":
-                dotted = str(callee[1] if callee[0] == "E" else callee[2])
-                if is_query(dotted):
-                    return True
-            elif callee[0] == "F" and depth:
-                child = analysis.resolver.child(frame, one[1], callee)
-                if any(
-                    _loads_here(analysis, v, child, depth - 1) for v in child.function.body.returns
-                ):
-                    return True
-    return False
+# SQL statements
 
 
-def is_query(dotted: str) -> bool:
-    """Whether a call loads an object from a database."""
-    last = dotted.rpartition(".")[2]
-    if dotted.startswith(("request", "os.", "builtins.")):
-        return False
-    if last in {
-        "get_object_or_404",
-        "get_or_404",
-        "first_or_404",
-        "get_object",
-        "find_one",
-        "one_or_none",
-    }:
-        return True
-    return last in _LOADS and (
-        ".query" in dotted
-        or ".objects" in dotted
-        or "session" in dotted.lower()
-        or ".execute" in dotted
-        or "?.db" in dotted
-        or "scalars" in dotted
-        or "select(" in dotted
-        or ".filter" in dotted
-    )
+def _computed_updates(analysis: Analysis, frame: Frame) -> Iterator[Update]:
+    for external, column in computed_updates(analysis, frame):
+        yield Update(
+            frame,
+            external.line,
+            external.column,
+            external.context,
+            "increment",
+            column,
+            ERROR,
+        )
 
 
 # Key-value stores
@@ -361,11 +301,19 @@ def _derives_from_get(analysis: Analysis, value: Value, external: External) -> b
 
 
 def _check_then_insert(analysis: Analysis, frame: Frame) -> Iterator[Update]:
-    inserts = [e for e in analysis.externals_of(frame) if is_insert(analysis, e)]
-    for external in inserts:
-        if _handles_conflict(analysis, external) or _is_locked(analysis, frame):
+    for external in analysis.externals_of(frame):
+        table = inserted_table(sql_of(analysis, external))
+        if not table and not is_insert(analysis, external):
             continue
-        if not _checks_existence(analysis, external) or _has_unique(analysis, external):
+        if _handles_conflict(analysis, external) or is_locked(analysis, frame):
+            continue
+        if not _checks_existence(analysis, external):
+            continue
+        if (
+            not is_added_twice(analysis, external, table)
+            if table
+            else _has_unique(analysis, external)
+        ):
             continue
         yield Update(
             frame,
@@ -373,7 +321,7 @@ def _check_then_insert(analysis: Analysis, frame: Frame) -> Iterator[Update]:
             external.column,
             external.context,
             "insert",
-            external.dotted.rpartition(".")[2],
+            table or external.dotted.rpartition(".")[2],
             WARNING,
         )
 
@@ -386,8 +334,8 @@ def _checks_existence(analysis: Analysis, external: External) -> bool:
             value[1] == "Not" or (value[1] == "Is" and value[2][-1] == ("k", None))
         )
         positive = tag in "sr" or (tag == "o" and value[1] in {"IsNot", "Gt", "GtE", "NotEq"})
-        if ((kind == "if" and negative) or (kind == "else" and positive)) and _loads_here(
-            analysis, value, frame
+        if ((kind == "if" and negative) or (kind == "else" and positive)) and loads_here(
+            analysis, value, frame, is_load=is_fetch
         ):
             return True
     return False

@@ -1,8 +1,8 @@
 """# POD108: read, modify, write on a shared store.
 
 **What it does.** Finds values that a request loads from a store, changes in Python and writes back: attributes of
-rows (`x.n += 1`, `x.on = not x.on`, a changed copy of a JSON column), keys (`get` then `set`), and rows that are
-inserted because a query found none.
+rows (`x.n += 1`, `x.on = not x.on`, a changed copy of a JSON column), columns (`SELECT`, then `UPDATE` with what Python
+made of it), keys (`get` then `set`), and rows that are inserted because a query found none.
 
 **Why it is bad.** Two replicas load the same value, and one of the two changes is lost; or both find nothing and
 both insert.
@@ -28,9 +28,17 @@ def hits():
     n = int(r.get("hits") or 0)
     r.set("hits", n + 1)  # POD108
     return {"hits": n + 1}
+
+
+@app.post("/accounts/<int:id>/fee")
+def fee(id):
+    (cents,) = cursor.execute("SELECT cents FROM account WHERE id = ?", (id,)).fetchone()
+    cursor.execute("UPDATE account SET cents = ? WHERE id = ?", (cents - 10, id))  # POD108
+    return {"cents": cents - 10}
 ```
 
-**Never reported.** SQL expressions, row locks, atomic commands, unique constraints, plain assignments.
+**Never reported.** SQL expressions, row locks, `BEGIN IMMEDIATE`, an `UPDATE` that compares what it sets, atomic
+commands, unique constraints, plain assignments.
 
 ```python
 import redis
