@@ -45,6 +45,9 @@ _SHARED_EFFECTS = frozenset(
 )
 
 
+_PREPARES = ("SELECT", "PRAGMA", "ATTACH", "DETACH", "SET ", "SHOW ", "USE ", "BEGIN")
+
+
 class Coordination(NamedTuple):
     """A place where one process coordinates what spans replicas."""
 
@@ -182,12 +185,24 @@ def _is_shared_effect(analysis: Analysis, external: External) -> bool:
     sql = sql_of(analysis, external)
     if sql:
         return not sql.lstrip().upper().startswith("SELECT")
+    if last == "execute" and _prepares(analysis, external):
+        return False
     if (
         last in {"set", "send", "put", "create", "flush", "delete", "save", "execute"}
         and "." not in dotted
     ):
         return False
     return last in _SHARED_EFFECTS
+
+
+def _prepares(analysis: Analysis, external: External) -> bool:
+    """Whether this is what every connection is told before it is used: it changes nothing."""
+    for argument in external.frame.function.body.calls[external.call][ARGS][:1]:
+        for one in analysis.deep(argument, external.frame, 20):
+            if one[0] == "k" and isinstance(one[1], str):
+                said = one[1].lstrip().upper()
+                return said.startswith(_PREPARES) or "IF NOT EXISTS" in said
+    return False
 
 
 def events(analysis: Analysis) -> Iterator[Coordination]:

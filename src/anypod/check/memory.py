@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.model import ERROR, WARNING
-from anypod.check.origins import is_of_the_image
+from anypod.check.origins import is_of_the_image, without_settings
 from anypod.check.plumbing import is_per_task, is_plumbing
 from anypod.check.purposes import (
     clears,
@@ -90,6 +90,8 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         return None
     writes = tuple(w for w in state.writes if not is_plumbing(analysis, state, w))
     writes = without_restored(analysis, state, writes)
+    if state.root[0] == "env":
+        writes = without_settings(analysis, writes)
     if not writes or expires_with_a_sibling(analysis, state, writes):
         return None
     if is_throttle(analysis, state, writes) or is_made_by_each_reader(analysis, state, writes):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
 from anypod.check.facts import ARGS, CALLEE, Value
-from anypod.check.frames import Frame, Obj
+from anypod.check.frames import Frame, Obj, walk
 from anypod.check.reach import Write
 
 CLOCK = (
@@ -286,6 +286,60 @@ def calls_checked_code(analysis: Analysis, value: Value, frame: Frame) -> bool:
 def has_constant_shape(value: Value) -> bool:
     """Whether a value is a literal or a display."""
     return value[0] in "kd"
+
+
+_DIFFERENT = (
+    *CLOCK,
+    "uuid.",
+    "random.",
+    "secrets.",
+    "os.urandom",
+    "os.getpid",
+    "tempfile.",
+    "builtins.open",
+)
+
+
+def without_settings(analysis: Analysis, writes: tuple[Write, ...]) -> tuple[Write, ...]:
+    """The writes of environment variables but those of a library's, that gets the same at each use on every replica."""
+    settings: dict[Value | None, list[Write]] = {}
+    for write in writes:
+        settings.setdefault(write.key, []).append(write)
+    same = {
+        key
+        for key, group in settings.items()
+        if key is not None
+        and all(w.op == "set" and _is_setting(analysis, w) for w in group)
+        and len({analysis.resolver.constant(w.value, w.frame) for w in group}) == 1
+        and not _is_asked_for(analysis, key)
+    }
+    return tuple(w for w in writes if w.key not in same)
+
+
+def _is_asked_for(analysis: Analysis, key: Value) -> bool:
+    """Whether a request names the variable otherwise than to set it: then it is a switch of this project's own."""
+    for frame in analysis.parents:
+        body = frame.function.body
+        values = [v for call in body.calls for v in (*call[ARGS], call[CALLEE])]
+        values += [*(v for options in body.slots for v in options), *body.returns]
+        values += [v for v, _ in body.tests]
+        if any(one == key for value in values for one in walk(value)):
+            return True
+    return False
+
+
+def _is_setting(analysis: Analysis, write: Write) -> bool:
+    """Whether a value is made of constants and of what libraries answer, nothing that differs from call to call."""
+    assert write.value is not None
+    for one in analysis.deep(write.value, write.frame):
+        if one[0] in "pvx" or is_request(analysis, one, write.frame):
+            return False
+        if one[0] == "r":
+            for callee in analysis.resolver.callees(write.frame, one[1]):
+                dotted = str(callee[1] if callee[0] == "E" else callee[2])
+                if callee[0] not in "EX" or dotted.startswith(_DIFFERENT) or is_loader(dotted):
+                    return False
+    return True
 
 
 _IMAGE = (
