@@ -27,7 +27,7 @@ from anypod.replicas.change import Change
 from anypod.replicas.errors import Interrupted, TreeTooLarge
 from anypod.replicas.watch import Watch
 
-__all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "snapshot"]
+__all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "remove_world", "snapshot"]
 
 LEFT_OUT = frozenset({
     ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".eggs",
@@ -445,3 +445,9 @@ def remove_tree(path: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 Path(entry.path).chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_world(base: Path) -> None:
+    """Remove a world's directory, and its volume, which may be elsewhere."""
+    remove_tree((base / "volume").resolve())
+    remove_tree(base)

@@ -40,7 +40,7 @@ from typing import Any, NoReturn
 from anypod.replicas import serve
 from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
-from anypod.replicas.disk import remove_tree
+from anypod.replicas.disk import remove_tree, remove_world
 from anypod.replicas.errors import BadTarget, MissingServer
 from anypod.replicas.guard import Guard, move_imports, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
@@ -70,7 +70,7 @@ class Presence:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # the last one that leaves removes it
-        remove_tree(self.slot.parent)
+        remove_world(self.slot.parent)
 
 
 class Lineage:

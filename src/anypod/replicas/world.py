@@ -3,7 +3,8 @@
 A world lives below one directory in the system's temporary directory:
 
     origin/disk   the project tree as it was when the world was made
-    volume/       what all slots share: anypod.db, app.db, and `--shared` paths of the tree
+    volume/       what all slots share: anypod.db, app.db, and `--shared` paths of the tree;
+                  without the latter it is a link to a directory in memory, where there is one
     slot-K/       one slot: disk/ (where it starts), home/, tmp/
     stash-K/      what the import of slot K added to its disk
     logs/         what the service printed, and what the guard recorded
@@ -29,7 +30,7 @@ from typing import Self
 
 from anypod.replicas.change import State
 from anypod.replicas.command import CommandPod, Companion, run_once, with_guard
-from anypod.replicas.disk import Disk, copy_tree, remove_tree
+from anypod.replicas.disk import Disk, copy_tree, remove_world
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.hosts import refuse_remote
@@ -40,6 +41,9 @@ from anypod.replicas.target import Target
 from anypod.replicas.watch import Watch
 
 __all__ = ["Application", "World"]
+
+_MEMORY = Path("/dev/shm")  # noqa: S108  # a fresh directory in it, not a name that others know
+_ROOM = 1 << 30  # bytes that have to be free there
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +148,9 @@ class World:
         self._namespace = _new_namespace()
         shares = [_relative(path, self._root) for path in shared]
         self._base = Path(tempfile.mkdtemp(prefix="anypod-")).resolve()
+        place = _volume(self._base / "volume", shares)
+        self._volume = Disk(place, origin=None, stash=self._base / "stash-volume")
         try:
-            self._volume = Disk(
-                self._base / "volume", origin=None, stash=self._base / "stash-volume"
-            )
             self._lay_out(shares)
             self._run("--setup", application.setup, start_timeout, tuple(allow_hosts))
             sites = [
@@ -161,12 +164,12 @@ class World:
             ]
         except BaseException:
             self._volume.close()
-            remove_tree(self._base)
+            remove_world(self._base)
             raise
 
     def _lay_out(self, shares: Sequence[Path]) -> None:
         origin, volume = self._base / "origin", self._volume.path
-        for path in (volume, self._base / "logs", origin / "home", origin / "tmp"):
+        for path in (self._base / "logs", origin / "home", origin / "tmp"):
             path.mkdir(parents=True)
         copy_tree(self._root, origin / "disk", leave_out=[self._base], stop=self._stop)
         for share in shares:
@@ -391,7 +394,7 @@ class World:
             for pod in everything:
                 pod.remove()
             self._volume.close()
-            remove_tree(self._base)
+            remove_world(self._base)
 
     def __enter__(self) -> Self:
         return self
@@ -403,6 +406,21 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _volume(path: Path, shares: Sequence[Path]) -> Path:
+    """Make the volume; its real path.
+
+    On a disk each commit of each run would wait for a sync, which nobody needs here. What is renamed
+    into a shared path must be on one file system with it.
+    """
+    if not shares and os.access(_MEMORY, os.W_OK | os.X_OK):
+        system = os.statvfs(_MEMORY)
+        if system.f_bavail * system.f_frsize >= _ROOM:
+            path.symlink_to(tempfile.mkdtemp(prefix="anypod-", dir=_MEMORY))
+            return path.resolve()
+    path.mkdir()
+    return path
 
 
 def _directories(top: Path) -> Iterator[tuple[Path, int]]:
