@@ -34,6 +34,7 @@ MAX_ANSWER = 32 * 1024 * 1024  # bytes of one body, also after decompression
 
 _HOST = "localhost"
 _CHUNK = 64 * 1024
+_SETS = frozenset({"set-cookie", "set-cookie2"})
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "cookie"})
 
 
@@ -74,7 +75,7 @@ class _Answer:
     def __init__(self, headers: tuple[tuple[str, str], ...]) -> None:
         self._message = Message()
         for name, value in headers:
-            if name in ("set-cookie", "set-cookie2"):
+            if name in _SETS:
                 self._message.add_header(name, value)
 
     def info(self) -> Message:
@@ -137,23 +138,22 @@ class Client:
         Returns:
             The answer, its body without content encoding, or why there is none.
         """
-        host, url = _as_the_jar_sees_it(request)
-        answer = _exchange(request, address, host, self._cookies(request, url), timeout)
+        answer = _exchange(request, address, _host(request), self._cookies(request), timeout)
         if store_cookies and isinstance(answer, Response):
             self.take(request, answer)
         return answer
 
     def take(self, request: Request, response: Response) -> None:
         """Take the cookies of an answer into the jar."""
+        if not any(name in _SETS for name, _ in response.headers):
+            return
         # The jar asks for `info()` and nothing else.
         answer = cast("http.client.HTTPResponse", _Answer(response.headers))
-        self._jar.extract_cookies(answer, _as_the_jar_sees_it(request)[1])
+        self._jar.extract_cookies(answer, _as_the_jar_sees_it(request))
 
     def would_send(self, request: Request) -> dict[str, str]:
         """The cookies that the jar adds to a request, by name."""
-        _, url = _as_the_jar_sees_it(request)
-        self._jar.add_cookie_header(url)
-        pairs = (pair.partition("=") for pair in (url.get_header("Cookie") or "").split("; "))
+        pairs = (pair.partition("=") for pair in self._kept(request).split("; "))
         return {name: value for name, _, value in pairs if name}
 
     def send_lost(
@@ -182,10 +182,17 @@ class Client:
         """The cookies held, by name."""
         return {cookie.name: cookie.value or "" for cookie in self._jar}
 
-    def _cookies(self, request: Request, url: urllib.request.Request) -> str:
-        """The Cookie header: the request's own cookies win over the jar's."""
+    def _kept(self, request: Request) -> str:
+        """What the jar adds to a request, as a Cookie header; most jars are empty."""
+        if not len(self._jar):
+            return ""
+        url = _as_the_jar_sees_it(request)
         self._jar.add_cookie_header(url)
-        kept = url.get_header("Cookie") or ""
+        return url.get_header("Cookie") or ""
+
+    def _cookies(self, request: Request) -> str:
+        """The Cookie header: the request's own cookies win over the jar's."""
+        kept = self._kept(request)
         written = "; ".join(v for n, v in request.headers if n.lower() == "cookie")
         if not written:
             return kept
@@ -194,10 +201,14 @@ class Client:
         return "; ".join([written, *others])
 
 
-def _as_the_jar_sees_it(request: Request) -> tuple[str, urllib.request.Request]:
-    """The host of a request, and a request that is never opened, as cookie jars want it."""
-    host = next((v for n, v in request.headers if n.lower() == "host"), _HOST)
-    return host, urllib.request.Request(f"http://{host}{request.target}", method=request.method)
+def _host(request: Request) -> str:
+    return next((v for n, v in request.headers if n.lower() == "host"), _HOST)
+
+
+def _as_the_jar_sees_it(request: Request) -> urllib.request.Request:
+    """A request that is never opened, as cookie jars want it."""
+    url = f"http://{_host(request)}{request.target}"
+    return urllib.request.Request(url, method=request.method)
 
 
 def _exchange(

@@ -251,13 +251,11 @@ class Race:
 
     # --- runs
 
-    def _alone(self, steps: frozenset[int]) -> list[Trace]:
-        """What one replica answers, in each order."""
+    def _alone(self, steps: frozenset[int], *, swapped: bool = False) -> Trace:
+        """What one replica answers, in one order."""
         if self.pairing.twin:
-            return [self.play(self._both(steps, together=False, slot=0)).trace]
-        return [
-            self.play(_one(self._order(steps, swapped=swapped))).trace for swapped in (False, True)
-        ]
+            return self.play(self._both(steps, together=False, slot=0)).trace
+        return self.play(_one(self._order(steps, swapped=swapped))).trace
 
     def _both(
         self, steps: frozenset[int], *, together: bool, slot: int = 1, swapped: bool = False
@@ -276,21 +274,32 @@ class Race:
         return Schedule(Kind.OVERLAP, "two at once", tuple(deliveries))
 
     def _try(self, steps: frozenset[int]) -> _Shown | Contended | Apart | None:
-        alone = self._alone(steps)
-        for swapped, expected in enumerate(alone):
-            apart = self.play(self._both(steps, together=False, swapped=bool(swapped)))
-            if self._differences(expected, apart):
-                return Apart()
+        """Send the two at once, several times; the other order is played only if it may explain one."""
+        alone = [self._alone(steps)]
+        if self._is_apart(steps, alone):
+            return Apart()
         contended: Contended | None = None
         for attempt in range(TRIES):
             played = self.play(
                 self._both(steps, together=True, swapped=not self.pairing.twin and attempt % 2 == 1)
             )
+            if not self._differences(alone[0], played) and not self._failed(alone, played):
+                continue
+            if not self.pairing.twin and len(alone) == 1:
+                alone.append(self._alone(steps, swapped=True))
             found = self._judged(steps, alone, played)
+            if found and not contended and len(alone) == 2 and self._is_apart(steps, alone):
+                return Apart()
             if isinstance(found, _Shown):
                 return found
             contended = contended or found
         return contended
+
+    def _is_apart(self, steps: frozenset[int], alone: list[Trace]) -> bool:
+        """Whether two replicas answer otherwise one after the other too, in the latest order."""
+        swapped = len(alone) == 2
+        apart = self.play(self._both(steps, together=False, swapped=swapped))
+        return bool(self._differences(alone[-1], apart))
 
     def _judged(
         self, steps: frozenset[int], alone: list[Trace], played: Played

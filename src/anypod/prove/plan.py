@@ -80,14 +80,14 @@ class Plan:
         if kind is not None:
             return sum(run.schedule.starts for run in self.runs if run.schedule.kind is kind)
         again = len(self.modes) * 2 if self.retried else 0
-        at_once = len(self.overlaps) * (TRIES * 2 + 6)  # both orders apart and together
+        at_once = len(self.overlaps) * (TRIES * 2 + 4)  # together, each order alone, one apart
         return sum(run.schedule.starts for run in self.runs) + again + len(self.once) + at_once
 
     def requests(self, steps: int) -> int:
         """How many requests the plan sends."""
         again = len(self.modes) * (steps + len(self.retried)) if self.retried else 0
         single = sum(len(run.schedule.deliveries) for run in self.runs)
-        at_once = len(self.overlaps) * (TRIES + 4) * steps
+        at_once = len(self.overlaps) * (TRIES + 3) * steps
         return single + again + len(self.once) * (steps + 1) + at_once
 
 
