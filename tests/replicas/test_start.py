@@ -517,3 +517,51 @@ def test_a_closed_world_leaves_nothing_and_says_so(worlds, get):
         os.kill(replica.pid, 0)
     with pytest.raises(ReplicaError, match="closed"):
         world.start(0)
+
+
+COMPILES = """
+    import json, os, sys
+    import written
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "application/json")])
+        told = [sys.pycache_prefix, written.__cached__, sys.dont_write_bytecode]
+        return [json.dumps([*told, os.environ.get("PYTHONDONTWRITEBYTECODE")]).encode()]
+"""
+
+
+def test_imports_share_what_they_compile_where_nothing_is_compiled(worlds, tree, get, monkeypatch):
+    monkeypatch.setattr("anypod.replicas.environment.is_compiled", lambda: False)
+    (tree / "written.py").write_text("")
+    replica = worlds(COMPILES, slots=1).start(0)
+    prefix, cached, *serving = get(replica, "/")
+    assert Path(cached).is_relative_to(prefix)
+    assert Path(cached).exists()
+    assert serving == [True, "1"]
+    assert (replica.changes(), replica.escapes()) == ((), ())
+
+
+def test_imports_compile_nothing_where_all_is_compiled(worlds, tree, get, monkeypatch):
+    monkeypatch.setattr("anypod.replicas.environment.is_compiled", lambda: True)
+    (tree / "written.py").write_text("")
+    prefix, cached, *serving = get(worlds(COMPILES, slots=1).start(0), "/")
+    assert prefix is None
+    assert not Path(cached).exists()
+    assert serving == [True, "1"]
+
+
+def test_the_volume_goes_with_its_world(worlds, get):
+    world = worlds(
+        """
+        import json, os
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(os.environ["DATABASE_URL"]).encode()]
+        """,
+        slots=1,
+    )
+    volume = Path(get(world.start(0), "/").removeprefix("sqlite:///")).parent
+    assert volume.is_dir()
+    world.close()
+    assert not volume.exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 __all__ = ["hostname_of", "slot_environment"]
@@ -24,7 +27,14 @@ def hostname_of(slot: int) -> str:
 
 
 def slot_environment(
-    env: Mapping[str, str], *, slot: int, home: Path, tmp: Path, disk: Path, volume: Path
+    env: Mapping[str, str],
+    *,
+    slot: int,
+    home: Path,
+    tmp: Path,
+    disk: Path,
+    volume: Path,
+    bytecode: Path | None = None,
 ) -> dict[str, str]:
     """What a slot's processes find in their environment.
 
@@ -38,6 +48,7 @@ def slot_environment(
         tmp: its TMPDIR.
         disk: its copy of the project tree, where it starts.
         volume: what all slots share.
+        bytecode: where imports may keep what they compile, if what is installed has none beside it.
     """
     own = {name: value for name, value in env.items() if name not in _OF_THE_HOME}
     if "PYTHONUSERBASE" not in own and "HOME" in env:
@@ -55,7 +66,21 @@ def slot_environment(
         PWD=str(disk),
         HOSTNAME=hostname_of(slot),
         PYTHONHASHSEED=str(_FIRST_SEED + slot),
-        PYTHONDONTWRITEBYTECODE="1",
     )
+    if bytecode is None or is_compiled() or "PYTHONPYCACHEPREFIX" in own:
+        own["PYTHONDONTWRITEBYTECODE"] = "1"
+    else:
+        own.pop("PYTHONDONTWRITEBYTECODE", None)
+        own["PYTHONPYCACHEPREFIX"] = str(bytecode)
     own.setdefault("PYTHONUNBUFFERED", "1")
     return own
+
+
+@cache
+def is_compiled() -> bool:
+    """Whether packages beside this interpreter have their bytecode: uv and some images leave it out.
+
+    Each import would compile them all again, which takes longer than everything else that it does.
+    """
+    compiled = f"*/__pycache__/__init__.{sys.implementation.cache_tag}.pyc"
+    return any(Path(sysconfig.get_path("purelib")).glob(compiled))

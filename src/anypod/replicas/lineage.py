@@ -218,6 +218,9 @@ class Lineage:
     def become(self, probe: Channel, message: dict[str, Any], *, alone: bool) -> None:
         """Turn this process into a replica; returns when it was told to stop."""
         os.environ["ANYPOD_NAMESPACE"] = message["namespace"]
+        # What a service writes and imports while it serves is another text in the next run, at the same second.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        sys.dont_write_bytecode = True
         log = os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)

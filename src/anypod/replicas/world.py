@@ -8,6 +8,7 @@ A world lives below one directory in the system's temporary directory:
     slot-K/       one slot: disk/ (where it starts), home/, tmp/
     stash-K/      what the import of slot K added to its disk
     logs/         what the service printed, and what the guard recorded
+    bytecode/     what imports compiled, if nothing that is installed has its own
 
 Slots import the service one after the other, as pods of a deployment that starts do. What the volume
 and the disks hold then is the state to which every reset returns.
@@ -220,6 +221,7 @@ class World:
             tmp=place / "tmp",
             disk=place / "disk",
             volume=self._volume.path,
+            bytecode=None if self.application.command else self._base / "bytecode",
         )
 
     def _site(self, slot: int, timeout: float, allow_hosts: tuple[str, ...]) -> Site:
