@@ -59,7 +59,7 @@ _TEXT = ("text/", "xml", "javascript", "x-www-form-urlencoded", "yaml", "csv")
 _DEEPEST = 100  # nesting of JSON that is compared by structure; deeper is compared as text
 _PLAIN_MEMBER = re.compile(r"[A-Za-z_][\w-]*")
 _COPY = re.compile(
-    r"(?:(?:/|%2F)[\w.-]+)*?(?:/|%2F)anypod-\w{8}(?:/|%2F)slot-\d+(?=/|%2F)", re.IGNORECASE
+    r"(?:(?:/|%2F)[\w.-]+)*?(?:/|%2F)anypod-\w{8}(?:/|%2F)(?:pod|slot-\d+)(?=/|%2F)", re.IGNORECASE
 )
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from anypod.replicas import place
 from anypod.replicas.change import State
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import StartFailed
@@ -79,6 +80,11 @@ def _programs() -> Path:
 def _shell(command: str) -> list[str]:
     """A command for the shell; a simple one takes the shell's place, so that signals reach it."""
     return ["/bin/sh", "-c", command if _NOT_SIMPLE.search(command) else f"exec {command}"]
+
+
+def _in_place(command: str, slot: Path) -> list[str]:
+    """The same, for a slot's processes, which see their slot where those of other slots see theirs."""
+    return [sys.executable, "-IS", str(place.__file__), str(slot), *_shell(command)]
 
 
 def run_once(
@@ -192,7 +198,7 @@ class CommandPod(Pod):
         )
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command
-                _shell(self._command), cwd=site.path / "disk", env=env, stdin=subprocess.DEVNULL,
+                _in_place(self._command, site.path), cwd=site.path / "disk", env=env, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         if self._aborted:

@@ -37,7 +37,7 @@ from pathlib import Path
 from socket import socket
 from typing import Any, NoReturn
 
-from anypod.replicas import serve
+from anypod.replicas import place, serve
 from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
 from anypod.replicas.disk import remove_tree, remove_world
@@ -56,15 +56,21 @@ class Presence:
     """That a slot's process is there: a lock that all of a world share, by which the last is known.
 
     Replicas inherit it, and are killed before anybody asks.
+
+    Attributes:
+        slot: the slot's directory.
+        place: where this process and its replicas see it.
     """
 
     def __init__(self, slot: Path) -> None:
         self.slot = slot
+        self.place = place.enter(slot)
         self._lock = os.open(slot.parent / "presence", os.O_RDONLY | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def remove(self) -> None:
         """Remove the slot's directory, and the world's if no other process is in it any more."""
+        place.leave(self.place)
         remove_tree(self.slot)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +85,7 @@ class Lineage:
     def __init__(self, channel: Channel, presence: Presence, config: dict[str, Any]) -> None:
         self.channel = channel
         self.presence = presence
-        self.disk = presence.slot / "disk"
+        self.disk = presence.place / "disk"
         self.root = Path(config["root"])
         self.target = Target.parse(config["target"])
         self.hostname: str = config["hostname"]

@@ -6,6 +6,7 @@ A world lives below one directory in the system's temporary directory:
     volume/       what all slots share: anypod.db, app.db, and `--shared` paths of the tree;
                   without the latter it is a link to a directory in memory, where there is one
     slot-K/       one slot: disk/ (where it starts), home/, tmp/
+    pod/          where each slot's processes see their slot, if they can
     stash-K/      what the import of slot K added to its disk
     logs/         what the service printed, and what the guard recorded
     bytecode/     what imports compiled, if nothing that is installed has its own
