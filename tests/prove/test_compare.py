@@ -226,6 +226,19 @@ def durations(run: Run) -> None:
         )
 
 
+def printed_durations(run: Run) -> None:
+    """Of few digits, so that they come out alike now and then, in part or as a whole."""
+    for kind in ("text/html", "text/plain"):
+        run.answer(
+            "GET /report",
+            f"<p>{run.random.choice(['0.1', '0.2', '1.2', '12', '3.51'])}ms for 2 queries</p>\n"
+            f"<p>It took {run.random.choice(['0.11', '0.12', '1.02'])} seconds</p>\n"
+            f"<p>{run.random.randrange(1, 9)}.{run.random.randrange(10, 99)}req, at "
+            f"{run.random.randrange(8)} ms each</p>",
+            kind=kind,
+        )
+
+
 def keyed_by_id(run: Run) -> None:
     one, two = run.uuid(), run.uuid()
     run.answer("POST /a", {"id": one})
@@ -347,6 +360,7 @@ SAFE = [
     signed_session,
     serials,
     durations,
+    printed_durations,
     keyed_by_id,
     prose,
     rate_limited,
@@ -666,6 +680,16 @@ def test_a_measured_float_is_one_value() -> None:
     a = played(took(1.25), 1)
     noise = Noise.learn(a, played(took(1.75), 2, 1.3))
     assert compare(a, played(took(2.99e-05), 3, 60.0), noise) == []
+
+
+def test_a_stated_duration_is_compared_where_it_was_not_measured() -> None:
+    def page(text: str) -> Service:
+        return lambda run: run.answer("GET /", text, kind="text/html")
+
+    found = differences(page("<p>it waits 30 seconds</p>"), page("<p>it waits 5 seconds</p>"))
+    assert [where for where, *_ in found] == ["body text of <p>"]
+    found = differences(page("<p>2.50 s</p>"), page("<p>never</p>"))
+    assert [where for where, *_ in found] == ["body text of <p>"]
 
 
 def test_deep_and_huge_bodies_are_compared() -> None:

@@ -382,6 +382,9 @@ def test_a_lost_answer_is_told_with_its_second_delivery(project: Project) -> Non
         lost = [r.line for r in divergence.requests if r.lost]
         assert set(lost) <= {r.line for r in divergence.requests if r.duplicate}
         assert "takes effect twice" not in why(divergence)
+        assert divergence.cause is not None
+        assert (divergence.cause.name, divergence.cause.verified) == ("notes", False)
+        assert divergence.rule == "POD101"
 
 
 def test_a_retry_that_the_route_bears_is_no_difference(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 
 import pytest
@@ -377,3 +378,71 @@ def test_without_anypod_there_are_no_caches(worlds):
     replica = worlds(slots=1).start(0)
     assert replica.caches() == ()
     replica.advance(5)
+
+
+FRAMEWORK = """
+import secrets
+
+class Store:
+    def __init__(self):
+        self.entries = {}
+    async def get(self, key):
+        return self.entries.get(key)
+    async def set(self, key, value):
+        self.entries[key] = value
+    async def delete(self, key):
+        self.entries.pop(key, None)
+
+class Registry:
+    def __init__(self):
+        self.stores = {"sessions": Store()}
+
+class Signer:
+    def __init__(self):
+        self.keys = [secrets.token_bytes(16)]
+
+class App:
+    def __init__(self):
+        self.registry = Registry()
+        self.signer = Signer()
+    def __call__(self, environ, start_response):
+        store = self.registry.stores["sessions"].entries
+        if environ["PATH_INFO"] == "/in":
+            store["ann"] = 1
+        start_response("200 OK", [])
+        return [str([len(store), *self.signer.keys[0]]).encode()]
+"""
+
+
+@pytest.fixture
+def framework(tmp_path, env):
+    """A framework that is not known here, installed beside the project."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "framework.py").write_text(FRAMEWORK)
+    env["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(tmp_path / "site"), env.get("PYTHONPATH")))
+    )
+    return "import framework\napp = framework.App()"
+
+
+def test_a_store_within_an_unknown_framework_is_seen_and_carried(worlds, get, framework):
+    world = worlds(framework)
+    writer, reader = world.start(0), world.start(1)
+    get(writer, "/in")
+    (change,) = writer.changes()
+    assert (change.kind, change.module) == ("global", "service")
+    assert change.name == "app.registry.stores['sessions'].entries"
+    assert (change.before, change.after) == ("{}", "{'ann': 1}")
+    assert reader.give(writer.take([change.state])) == {change.state}
+    assert get(reader, "/")[0] == 1
+
+
+def test_a_key_that_each_process_draws_within_a_librarys_object(worlds, get, framework):
+    world = worlds(framework)
+    one, two = world.start(0), world.start(1)
+    assert get(one, "/") != get(two, "/")
+    ours, theirs = ({c.state: c.digest for c in replica.constants()} for replica in (one, two))
+    (state,) = [state for state in ours if ours[state] != theirs[state]]
+    assert state.name == "app.signer.keys[0]"
+    assert two.give(one.take([state])) == {state}
+    assert get(one, "/") == get(two, "/")

@@ -94,6 +94,17 @@ def ranked(kind: Kind, exchanges: Sequence[Exchange], expected: str) -> tuple[Su
     return tuple(one for *_, one in found if best[one.change.state] is one)
 
 
+def lacked(exchanges: Sequence[Exchange]) -> tuple[Cause | None, str | None]:
+    """What a pod lacked that refused a request's second delivery, correlated, and the check rule for it.
+
+    Args:
+        exchanges: of the reduced run, up to that delivery.
+    """
+    suspects = ranked(Kind.ANOTHER_POD, exchanges, "")
+    cause = suspects[0].named() if suspects else None
+    return cause, rule(Kind.ANOTHER_POD, cause, "")
+
+
 def _score(
     kind: Kind, change: Change, writer: Exchange, reader: Exchange, expected: str, *, same: bool
 ) -> int:

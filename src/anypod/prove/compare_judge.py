@@ -204,7 +204,7 @@ class Judgement(Visitor):
 
     def _moments(self, one: Atom, two: Atom) -> tuple[bool, Conflict | None]:
         """Whether two moments lie alike in their runs, and how they contradict earlier ones."""
-        dated = one.family not in ("hour", "ago")
+        dated = one.family not in ("hour", "ago", "took")
         if dated and self._expected_at is not None and self._got_at is not None:
             apart = (two.moment - self._got_at) - (one.moment - self._expected_at)
             if abs(apart) > SPREAD + 2 * max(one.resolution, two.resolution):

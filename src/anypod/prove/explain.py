@@ -329,12 +329,19 @@ class Explainer:
         seen_at = self._route(suspect.step)
         twice = _twice(exchanges)
         blamed = seen_at if twice is None else self._route(twice)
-        found = Verification(self._replay(schedule, suspect.step, shown.expected), schedule).cause(
-            causes.ranked(kind, exchanges, difference.expected)
-        )
+        refused = _refused_elsewhere(exchanges) if kind is Kind.RETRY else None
+        if refused is not None:
+            found, rule = causes.lacked(exchanges[: refused + 1])
+        else:
+            found = Verification(
+                self._replay(schedule, suspect.step, shown.expected), schedule
+            ).cause(causes.ranked(kind, exchanges, difference.expected))
+            rule = causes.rule(kind, found, blamed)
         step = self.workload.steps[suspect.step]
         hint = ""
-        if kind is Kind.RETRY:
+        if refused is not None:
+            hint = "a client that gets no answer sends it again, and another pod may get it"
+        elif kind is Kind.RETRY:
             hint = "a client that gets no answer sends it again: make it take effect once"
         elif kind is Kind.STALE_COPY and self.judge.is_declared_stale(
             shown.expected, shown.played.trace, suspect.step
@@ -354,7 +361,7 @@ class Explainer:
             got=difference.got,
             cause=found,
             confirmed=confirmed,
-            rule=causes.rule(kind, found, blamed),
+            rule=rule,
             hint=hint,
             replay=kept(schedule.deliveries, self.workload),
         )
@@ -414,12 +421,33 @@ class Explainer:
 
 def _twice(exchanges: Sequence[Exchange]) -> int | None:
     """The step that is to blame for a retry: one whose second delivery was refused, or the last."""
-    status = {e.step.index: _status(e) for e in exchanges if not e.duplicate}
+    refused = _refused(exchanges)
+    if refused:
+        return exchanges[refused[0]].step.index
     twice = [e for e in exchanges if e.duplicate]
-    for again in twice:
-        if status.get(again.step.index, 400) < 400 <= _status(again):
-            return again.step.index
     return twice[-1].step.index if twice else None
+
+
+def _refused(exchanges: Sequence[Exchange]) -> list[int]:
+    """The positions of second deliveries that were refused where the first ones were not."""
+    first = {e.step.index: e for e in exchanges if not e.duplicate}
+    return [
+        at
+        for at, again in enumerate(exchanges)
+        if again.duplicate
+        and again.step.index in first
+        and _status(first[again.step.index]) < 400 <= _status(again)
+    ]
+
+
+def _refused_elsewhere(exchanges: Sequence[Exchange]) -> int | None:
+    """The position of a second delivery that another pod refused: it lacks something, and did nothing."""
+    for at in _refused(exchanges):
+        again = exchanges[at]
+        first = next(e for e in exchanges if e.step.index == again.step.index)
+        if (first.pod, first.incarnation) != (again.pod, again.incarnation):
+            return at
+    return None
 
 
 def _status(exchange: Exchange) -> int:

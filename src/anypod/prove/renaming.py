@@ -9,7 +9,8 @@ works on atoms, so an id inside a path, a page or a cookie is the same id.
 
 Moments are the exception. Two runs agree on a date by luck when it is coarse, and on nothing else when
 it is fine; they are compared by kind and by their distance from the run, and, when finer than 10 ms,
-one-to-one up to the jitter of a clock read twice in one request.
+one-to-one up to the jitter of a clock read twice in one request. How long something took, in
+milliseconds or finer, is never twice the same, and compared by that it is told.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ _ATOM = re.compile(
   | (?<![\w-])(?P<iso>\d{4}-\d{2}-\d{2}(?:[T\ ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?
         (?:\ ?(?:Z|[+-]\d{2}:?\d{2}))?)?)(?![\w-])
   | (?<![\w.-])(?P<epoch>EPOCH)(?![\w-])(?!\.\d)
+  | (?P<took>(?<![\w.-])(?:\d+(?:\.\d+)?\ ?(?:ns|[µμu]s|ms|msecs?|(?:nano|micro|milli)seconds?)
+        |\d+\.\d{2,}\ ?(?:s|secs?|seconds?))\b(?!\ ago))
   | (?P<ago>\b(?:in\ )?(?:\d+|an?|a\ few)\ (?:(?:milli)?second|minute|hour|day)s?(?:\ ago)?\b|\bjust\ now\b)
   | (?<![\w:.-])(?P<hour>\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(?![\w:-])
   | (?P<uuid>(?<![\w-])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![\w-]))
-  | (?P<number>(?<![\w.-])\d+(?:\.\d+)+(?![\w-]))
+  | (?P<number>(?<![\w.-])\d+(?:\.\d+)+(?:[^\W\d_]{1,6}|%)?(?![\w-]))
   | (?P<word>[\w%~-]+)
   | (?P<other>.)
     """.replace("EPOCH", _EPOCH.pattern),
@@ -137,7 +140,11 @@ def _ago(text: str) -> tuple[float, float]:
     return 0.0, 86400.0
 
 
-_READERS = {"http": _http, "iso": _iso, "epoch": _epoch, "hour": _hour, "ago": _ago}
+def _took(text: str) -> tuple[float, float]:  # noqa: ARG001  # how long something took says nothing
+    return 0.0, 86400.0
+
+
+_READERS = {"took": _took, "http": _http, "iso": _iso, "epoch": _epoch, "hour": _hour, "ago": _ago}
 
 
 def is_near(atom: Atom, at: float) -> bool:
@@ -145,7 +152,7 @@ def is_near(atom: Atom, at: float) -> bool:
     tolerance = max(NEAR, 2 * atom.resolution)
     local = datetime.fromtimestamp(at, UTC).astimezone().utcoffset()
     offsets = {0.0, local.total_seconds() if local is not None else 0.0}
-    if atom.family == "ago":
+    if atom.family in {"ago", "took"}:
         return True
     if atom.family == "hour":
         apart = [(atom.moment - at - offset) % 86400 for offset in offsets]

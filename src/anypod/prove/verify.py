@@ -11,6 +11,7 @@ that are not needed (cf. Zeller, "Isolating Cause-Effect Chains from Computer Pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,6 +25,8 @@ from anypod.replicas import Change, Constant, State
 
 SINGLE = 4  # suspects that are tried alone
 MOST = 8  # states that are copied together
+
+_KEY_WORDS = re.compile(r"secret|key|salt|sign|pepper|nonce|token", re.IGNORECASE)
 
 Process = tuple[int, int]  # slot and life
 
@@ -158,7 +161,7 @@ class Verification:
             writer, reader = (played.trace.exchanges[at] for at in (others[-1], -1))
             suspects = [
                 Suspected(_drawn_as(constant), others[-1], writer, reader)
-                for constant in played.unlike
+                for constant in sorted(played.unlike, key=_is_unlikely)
             ]
             found = self._sufficient(suspects) if suspects else None
             if found is None:
@@ -185,6 +188,11 @@ class Verification:
                 if write.state == state:
                     return replace(named, written_in=write.file, written_at=write.line)
         return named
+
+
+def _is_unlikely(constant: Constant) -> bool:
+    """Whether nothing in the name says that this is a key: it is tried after those that do."""
+    return _KEY_WORDS.search(constant.state.name) is None
 
 
 def _drawn_as(constant: Constant) -> Change:

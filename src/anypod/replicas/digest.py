@@ -26,7 +26,16 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, TypeVar
 
-__all__ = ["Digests", "attributes_of", "has_type", "is_plain", "own_items", "per_type", "render"]
+__all__ = [
+    "Digests",
+    "attributes_of",
+    "has_type",
+    "held_by",
+    "is_plain",
+    "own_items",
+    "per_type",
+    "render",
+]
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
@@ -156,7 +165,7 @@ def _state_of(value: Any, *, own: bool) -> list[Any] | None:
         return list(value.items())
     if has_type(value, random.Random):
         return [random.Random.getstate(value)]
-    if (held := _held_by(kind)) is not None:
+    if (held := held_by(kind)) is not None:
         return [(attributes_of(value) or {}).get(held)]
     if own or has_type(value, types.SimpleNamespace):
         return own_items(value)
@@ -181,7 +190,7 @@ def _bounded(items: Any, length: int, backwards: Any) -> list[Any]:
 
 
 @per_type
-def _held_by(kind: type) -> str | None:
+def held_by(kind: type) -> str | None:
     """The attribute in which a library's in-memory store keeps what it holds."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
     return next((_HOLDERS[name] for name in names if name in _HOLDERS), None)

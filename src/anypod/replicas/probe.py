@@ -98,7 +98,9 @@ class Fingerprints:
 
     def constants(self) -> list[dict[str, Any]]:
         """Every text and number that a place holds, as the fields of `Constant`."""
-        found = {place.state: place for place in self.roots.places() if is_plain(place.value)}
+        places = [place for place in self.roots.places() if is_plain(place.value)]
+        known = {place.state: place for place in places}
+        found = known | {p.state: p for p in self.roots.secrets() if p.state not in known}
         return [
             {
                 "state": list(state),

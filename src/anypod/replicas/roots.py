@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anypod.replicas.change import State
-from anypod.replicas.digest import attributes_of, has_type, own_items, per_type
+from anypod.replicas.digest import attributes_of, has_type, is_plain, own_items, per_type
 from anypod.replicas.lru import CACHED, made
+from anypod.replicas.reach import below, is_store
 from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots", "companions"]
@@ -49,6 +50,10 @@ _LIBRARIES = {"django.core.cache.backends.locmem": ("_caches",)}
 # What goes with a state, so that one without the other means nothing.
 _COMPANIONS = {("django.core.cache.backends.locmem", "_caches"): ("_expire_info",)}
 _DEPTH = 3
+# How far, and at how many values, objects of libraries are looked into for keys and for stores.
+_DEEP, _MANY = 8, 20_000
+_NEAR, _FEW = 4, 400
+_KEY = 8  # characters of a key at least
 # How one middleware holds the next.
 _LINKS = ("__wrapped__", "app", "wsgi_app", "application", "get_response")
 
@@ -145,6 +150,21 @@ class Roots:
         walk.application(self._application, name, self._target.module)
         return walk.found
 
+    def secrets(self) -> list[Place]:
+        """The texts that objects of libraries hold, some of which each process draws for itself."""
+        seen: set[int] = set()
+        found: list[Place] = []
+        name = "app" if self._target.call else self._target.path
+        started = [place for place in self.places() if not is_plain(place.value)]
+        started.append(Place("global", name, self._target.module, self._application))
+        for place in started:
+            found += [
+                Place("global", part.name, place.module, part.value, part.holder)
+                for part in below(place.value, place.name, depth=_DEEP, most=_MANY, seen=seen)
+                if type(part.value) in {str, bytes} and len(part.value) >= _KEY
+            ]
+        return found
+
     def _may_be_state(self, value: Any) -> bool:
         """Whether an imported name can be more than somebody else's tool."""
         if has_type(value, CACHED) and _is_pythons(value.__module__):
@@ -215,8 +235,16 @@ class _Walk:
             self._instance(value, name, module, kind, depth, at)
         else:
             self._add(kind, name, module, value, at)
-            if callable(value):
+            if is_store(value):
+                self._store(value, name, module)
+            elif callable(value):
                 self._wrapped(value, name, module, kind, depth)
+
+    def _store(self, value: Any, name: str, module: str) -> None:
+        """What a library's object keeps by key, in built-in containers."""
+        for attribute, item in own_items(value):
+            if type(item) in _CONTAINERS and self._first(item):
+                self._add("global", f"{name}.{attribute}", module, item, (value, attribute))
 
     def _wrapped(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
         """A library's object around a function: what it keeps, and the function."""
@@ -318,6 +346,9 @@ class _Walk:
         if base is None:
             self.bound(value, name, module, "global")
             self._middleware((attributes_of(value) or {}).get("_middleware_chain"))  # Django's
+            for part in below(value, name, depth=_NEAR, most=_FEW, seen=set()):
+                if is_store(part.value) and self._first(part.value):
+                    self._store(part.value, part.name, module)
             return
         if id(value) in self._applications:
             return

@@ -53,7 +53,7 @@ def take(roots: Roots, states: Collection[State], but: Collection[State] = ()) -
         states: which ones.
         but: take a few others too, plain ones and none of these.
     """
-    places = {place.state: place for place in roots.places()}
+    places = _places(roots, states)
     wanted = dict.fromkeys(states)
     if but:
         plain = (state for state, place in places.items() if type(place.value) in _PLAIN)
@@ -88,7 +88,7 @@ def give(roots: Roots, contents: Mapping[State, str]) -> frozenset[State]:
     for name in {state.module for state in contents} - sys.modules.keys():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)  # a library that no request here has needed yet
-    places = {place.state: place for place in roots.places()}
+    places = _places(roots, contents)
     given = []
     for state, content in contents.items():
         place = places.get(state) or _absent(state)
@@ -103,6 +103,14 @@ def give(roots: Roots, contents: Mapping[State, str]) -> frozenset[State]:
             continue
         given.append(state)
     return frozenset(given)
+
+
+def _places(roots: Roots, states: Collection[State]) -> dict[State, Place]:
+    """All places; those inside objects of libraries only if one of them is meant."""
+    places = {place.state: place for place in roots.places()}
+    if not places.keys() >= set(states):
+        places = {place.state: place for place in roots.secrets()} | places
+    return places
 
 
 class _Pickler(pickle.Pickler):
@@ -132,7 +140,7 @@ def bound(place: Place) -> Any:
     owner, key = place.holder
     if has_type(owner, types.CellType):
         return owner.cell_contents
-    if has_type(owner, dict):
+    if has_type(owner, (dict, list)):
         return owner[key]
     value = vars(owner)[key] if has_type(owner, type) else object.__getattribute__(owner, key)
     return value.__func__ if has_type(value, (staticmethod, classmethod)) else value
@@ -144,7 +152,7 @@ def _bind(holder: tuple[Any, Any] | None, value: Any) -> None:
     owner, key = holder
     if has_type(owner, types.CellType):
         owner.cell_contents = value
-    elif has_type(owner, dict):
+    elif has_type(owner, (dict, list)):
         owner[key] = value
     elif has_type(owner, type):
         setattr(owner, key, value)

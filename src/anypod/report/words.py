@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anypod.prove.events import Contended, Divergence, Told
+from anypod.prove.events import Cause, Contended, Divergence, Told
 from anypod.prove.schedules import Kind
 
 SHARED_INSTEAD = {
@@ -28,15 +28,31 @@ def _why_twice(divergence: Divergence) -> str:
     for again in divergence.requests:
         first = next(r for r in divergence.requests if r.line == again.line)
         if again.duplicate and _refused(again) and not _refused(first) and again.pod != first.pod:
+            cause = divergence.cause
+            lacked = (
+                f"what pod {first.pod} has"
+                if cause is None
+                else f"{_called(cause)}, as pod {cause.pod} had changed it"
+            )
             return (
                 f"pod {again.pod} refused {divergence.route} when it was delivered again: it lacks "
-                f"what pod {first.pod} has"
+                f"{lacked}"
             )
     return f"{divergence.route} delivered twice takes effect twice"
 
 
 def _refused(request: Told) -> bool:
     return request.status is None or request.status >= 400
+
+
+def _called(cause: Cause) -> str:
+    noun = {
+        "global": "module global",
+        "cache": "lru_cache of",
+        "closure": "closure variable",
+        "default": "default argument",
+    }.get(cause.kind, cause.kind)
+    return f"the {noun} {cause.name}"
 
 
 def why(divergence: Divergence) -> str:
@@ -55,15 +71,10 @@ def why(divergence: Divergence) -> str:
     if cause.written_at:
         places.append(f"written at {short(cause.written_in)}:{cause.written_at}")
     place = f" ({', '.join(places)})" if places else ""
-    noun = {
-        "global": "module global",
-        "cache": "lru_cache of",
-        "closure": "closure variable",
-        "default": "default argument",
-    }.get(cause.kind, cause.kind)
-    name = f"the {noun} {cause.name}{place}"
+    name = f"{_called(cause)}{place}"
     if cause.drawn:
-        return f"pod {cause.pod} and pod {cause.reader} each drew {name} for itself when it started"
+        other = f"pod {cause.reader}" if cause.reader != cause.pod else "the process after it"
+        return f"pod {cause.pod} and {other} each drew {name} for itself when it started"
     if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
         return f"pod {cause.reader} answered from its own copy in {name}"
     if divergence.schedule is Kind.POD_MOVED:
@@ -78,6 +89,8 @@ def evidence(divergence: Divergence) -> str:
     cause = divergence.cause
     if cause is None:
         return ""
+    if not cause.verified and divergence.schedule is Kind.RETRY:
+        return "correlated: it changed, and copying it was not tried"
     if not cause.verified:
         return "correlated: it changed; copying it was impossible or did not mend the answer"
     also = f" together with {', '.join(cause.together)}" if cause.together else ""
