@@ -149,6 +149,23 @@ def test_what_each_process_drew_at_import_is_named_if_it_alone_decides() -> None
     assert rule(Kind.ANOTHER_POD, cause, "GET /") == "POD109"
 
 
+def test_a_state_that_changed_is_verified_together_with_what_each_process_drew() -> None:
+    secret = Constant(state("secret"), "shop.py", "a")
+    needed = {state("count"), secret.state}
+
+    def play(copy: Copy | None = None, trace: Collection[State] = ()) -> Replayed:
+        ran = Trace((exchange("POST /", 1), exchange("GET /", 2)))
+        states = frozenset() if copy is None else copy.states
+        unlike = (secret,) if copy is not None and copy.compares else ()
+        outcome = Outcome.RIGHT if needed <= states else Outcome.DIFFERS
+        return Replayed(outcome, Played(ran, {}, copied=states, unlike=unlike))
+
+    cause = Verification(play, SCHEDULE).cause(suspects("other", "count"))
+    assert cause is not None
+    assert (cause.name, cause.together, cause.verified) == ("count", ("secret",), True)
+    assert not cause.drawn
+
+
 def test_a_difference_without_any_state_has_no_cause() -> None:
     cause = Verification(replay(lambda _: False), SCHEDULE).cause([])
     assert cause is None

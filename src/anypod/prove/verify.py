@@ -77,18 +77,23 @@ class Verification:
             suspects: the likeliest first.
         """
         if not suspects:
-            return self._drawn()
+            return self._drawn(self._unlike())
         chosen, verified = suspects[0], False
         together: tuple[str, ...] = ()
         try:
             found = self._sufficient(suspects)
+            if found is None:
+                unlike = self._unlike()
+                if (drawn := self._drawn(unlike)) is not None:
+                    return drawn
+                # A database that one pod has changed, say, and a key that each of them has drawn.
+                suspects = [*suspects[:SINGLE], *unlike]
+                found = self._sufficient(suspects, alone=False) if unlike else None
             if found is not None:
                 (chosen, *others), source = found
                 together = tuple(other.change.name for other in others)
                 states = frozenset(one.change.state for one in (chosen, *others))
                 verified = self._is_needed(states, source, suspects)
-            elif (drawn := self._drawn()) is not None:
-                return drawn
             return replace(self._written(chosen), verified=verified, together=together)
         except Stopped:
             return replace(chosen.named(), verified=verified, together=together)
@@ -96,10 +101,15 @@ class Verification:
     # --- copying
 
     def _sufficient(
-        self, suspects: Sequence[Suspected]
+        self, suspects: Sequence[Suspected], *, alone: bool = True
     ) -> tuple[Sequence[Suspected], Process] | None:
-        """The fewest suspects whose copy makes all answers right, and where they were copied from."""
-        for suspect in suspects[:SINGLE]:
+        """The fewest suspects whose copy makes all answers right, and where they were copied from.
+
+        Args:
+            suspects: the likeliest first.
+            alone: whether one of them may be enough.
+        """
+        for suspect in suspects[: SINGLE if alone else 0]:
             for source in self._sources(suspect):
                 if self._heals([suspect], source):
                     return [suspect], source
@@ -147,30 +157,36 @@ class Verification:
 
     # --- what no request changed
 
-    def _drawn(self) -> Cause | None:
-        """A text or number that each process drew for itself at import, if that alone is the cause."""
+    def _unlike(self) -> list[Suspected]:
+        """The texts and numbers that the pods do not have alike, the likeliest keys first."""
         here = self._process(-1)
         others = [
             at for at in range(len(self.schedule.deliveries) - 1) if self._process(at) != here
         ]
         if not others:
-            return None
+            return []
         try:
-            source = self._process(others[-1])
-            played = self.replay(copy=Copy(frozenset(), source, compares=True)).played
+            copy = Copy(frozenset(), self._process(others[-1]), compares=True)
+            played = self.replay(copy=copy).played
             writer, reader = (played.trace.exchanges[at] for at in (others[-1], -1))
-            suspects = [
-                Suspected(_drawn_as(constant), others[-1], writer, reader)
-                for constant in sorted(played.unlike, key=_is_unlikely)
-            ]
-            found = self._sufficient(suspects) if suspects else None
+        except (Stopped, IndexError):
+            return []
+        return [
+            Suspected(_drawn_as(constant), others[-1], writer, reader)
+            for constant in sorted(played.unlike, key=_is_unlikely)
+        ]
+
+    def _drawn(self, unlike: Sequence[Suspected]) -> Cause | None:
+        """A text or number that each process drew for itself at import, if that alone is the cause."""
+        try:
+            found = self._sufficient(unlike) if unlike else None
             if found is None:
                 return None
-            chosen, *rest = found[0]
-            states = frozenset(one.change.state for one in found[0])
-            if not self._is_needed(states, source, suspects):
+            (chosen, *rest), source = found
+            states = frozenset(one.change.state for one in (chosen, *rest))
+            if not self._is_needed(states, source, unlike):
                 return None
-        except (Stopped, IndexError):
+        except Stopped:
             return None
         together = tuple(one.change.name for one in rest)
         return replace(chosen.named(), verified=True, together=together, drawn=True)

@@ -25,7 +25,7 @@ _WAIT = 10.0  # seconds for another connection's transaction
 _COMPANIONS = ("-wal", "-shm", "-journal")
 
 
-def at(text: str, root: Path, *, copied: bool) -> Database | File | Folder:
+def at(text: str, root: Path, *, copied: bool) -> File | Folder:
     """The state that a path or a `sqlite:///` URL names.
 
     Args:
@@ -82,8 +82,8 @@ def _failing(path: Path) -> Iterator[None]:
         raise CannotReset(f"--reset {path}: {reason}") from failed
 
 
-class Database:
-    """A SQLite database, which may not be there yet."""
+class File:
+    """A file, or the place of one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,16 +95,15 @@ class Database:
         with _failing(self.path):
             self._was_there = self.path.exists()
             if self._was_there:
-                _copy(self.path, self._kept)
+                self._copy(self.path, self._kept)
 
     def put_back(self) -> None:
-        """Make it hold that again."""
+        """Make it hold that again, in place: somebody may have it open."""
         with _failing(self.path):
             if self._was_there:
-                _copy(self._kept, self.path)
+                self._copy(self._kept, self.path)
             else:
-                for end in ("", *_COMPANIONS):
-                    self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+                self._remove()
 
     def let_go(self) -> None:
         """Put it back a last time."""
@@ -112,44 +111,27 @@ class Database:
         with _failing(self.path):
             self._kept.unlink(missing_ok=True)
 
+    def _copy(self, source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)
+        shutil.copystat(source, target)
 
-def _copy(source: Path, target: Path) -> None:
-    with (
-        closing(sqlite3.connect(source, timeout=_WAIT)) as one,
-        closing(sqlite3.connect(target, timeout=_WAIT)) as other,
-    ):
-        one.backup(other)
+    def _remove(self) -> None:
+        self.path.unlink(missing_ok=True)
 
 
-class File:
-    """A file, or the place of one."""
+class Database(File):
+    """A SQLite database, which may not be there yet."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._kept = path.with_name(path.name + KEPT)
-        self._was_there = False
+    def _copy(self, source: Path, target: Path) -> None:
+        with (
+            closing(sqlite3.connect(source, timeout=_WAIT)) as one,
+            closing(sqlite3.connect(target, timeout=_WAIT)) as other,
+        ):
+            one.backup(other)
 
-    def keep(self) -> None:
-        """Keep its content."""
-        with _failing(self.path):
-            self._was_there = self.path.exists()
-            if self._was_there:
-                shutil.copy2(self.path, self._kept)
-
-    def put_back(self) -> None:
-        """Write the content again, in place: somebody may have it open."""
-        with _failing(self.path):
-            if self._was_there:
-                shutil.copyfile(self._kept, self.path)
-                shutil.copystat(self._kept, self.path)
-            else:
-                self.path.unlink(missing_ok=True)
-
-    def let_go(self) -> None:
-        """Put it back a last time."""
-        self.put_back()
-        with _failing(self.path):
-            self._kept.unlink(missing_ok=True)
+    def _remove(self) -> None:
+        for end in ("", *_COMPANIONS):
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
 
 
 class Folder:
