@@ -123,7 +123,12 @@ def run_once(
 def _ended(code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
-    missing = ": there is no such program in PATH" if code == 127 else ""
+    missing = (
+        ": there is no such program in PATH; a virtual environment inside the project is not copied, name its "
+        "programs without their folder"
+        if code == 127
+        else ""
+    )
     return f"left with exit status {code}{missing}"
 
 
