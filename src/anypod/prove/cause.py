@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from anypod.prove.events import Cause
-from anypod.prove.model import Exchange
+from anypod.prove.model import Exchange, Response
 from anypod.prove.schedules import Kind
 from anypod.replicas import Change
 
@@ -103,6 +103,42 @@ def lacked(exchanges: Sequence[Exchange]) -> tuple[Cause | None, str | None]:
     suspects = ranked(Kind.ANOTHER_POD, exchanges, "")
     cause = suspects[0].named() if suspects else None
     return cause, rule(Kind.ANOTHER_POD, cause, "")
+
+
+def twice(exchanges: Sequence[Exchange]) -> int | None:
+    """The step that is to blame for a retry: one whose second delivery was refused, or the last."""
+    refused = _refused(exchanges)
+    if refused:
+        return exchanges[refused[0]].step.index
+    twice = [e for e in exchanges if e.duplicate]
+    return twice[-1].step.index if twice else None
+
+
+def _refused(exchanges: Sequence[Exchange]) -> list[int]:
+    """The positions of second deliveries that were refused where the first ones were not."""
+    first = {e.step.index: e for e in exchanges if not e.duplicate}
+    return [
+        at
+        for at, again in enumerate(exchanges)
+        if again.duplicate
+        and again.step.index in first
+        and _status(first[again.step.index]) < 400 <= _status(again)
+    ]
+
+
+def refused_elsewhere(exchanges: Sequence[Exchange]) -> int | None:
+    """The position of a second delivery that another pod refused: it lacks something, and did nothing."""
+    for at in _refused(exchanges):
+        again = exchanges[at]
+        first = next(e for e in exchanges if e.step.index == again.step.index)
+        if (first.pod, first.incarnation) != (again.pod, again.incarnation):
+            return at
+    return None
+
+
+def _status(exchange: Exchange) -> int:
+    """What was answered; none is a failure."""
+    return exchange.response.status if isinstance(exchange.response, Response) else 599
 
 
 def _score(

@@ -327,9 +327,9 @@ class Explainer:
         kind = _kind(schedule)
         exchanges = shown.played.trace.exchanges
         seen_at = self._route(suspect.step)
-        twice = _twice(exchanges)
+        twice = causes.twice(exchanges)
         blamed = seen_at if twice is None else self._route(twice)
-        refused = _refused_elsewhere(exchanges) if kind is Kind.RETRY else None
+        refused = causes.refused_elsewhere(exchanges) if kind is Kind.RETRY else None
         if refused is not None:
             found, rule = causes.lacked(exchanges[: refused + 1])
         else:
@@ -417,42 +417,6 @@ class Explainer:
             if aged.difference is None and not self.judge.differences(aged.expected, aged.played):
                 return stale(cache.name, cache.ttl)
         return None
-
-
-def _twice(exchanges: Sequence[Exchange]) -> int | None:
-    """The step that is to blame for a retry: one whose second delivery was refused, or the last."""
-    refused = _refused(exchanges)
-    if refused:
-        return exchanges[refused[0]].step.index
-    twice = [e for e in exchanges if e.duplicate]
-    return twice[-1].step.index if twice else None
-
-
-def _refused(exchanges: Sequence[Exchange]) -> list[int]:
-    """The positions of second deliveries that were refused where the first ones were not."""
-    first = {e.step.index: e for e in exchanges if not e.duplicate}
-    return [
-        at
-        for at, again in enumerate(exchanges)
-        if again.duplicate
-        and again.step.index in first
-        and _status(first[again.step.index]) < 400 <= _status(again)
-    ]
-
-
-def _refused_elsewhere(exchanges: Sequence[Exchange]) -> int | None:
-    """The position of a second delivery that another pod refused: it lacks something, and did nothing."""
-    for at in _refused(exchanges):
-        again = exchanges[at]
-        first = next(e for e in exchanges if e.step.index == again.step.index)
-        if (first.pod, first.incarnation) != (again.pod, again.incarnation):
-            return at
-    return None
-
-
-def _status(exchange: Exchange) -> int:
-    """What was answered; none is a failure."""
-    return exchange.response.status if isinstance(exchange.response, Response) else 599
 
 
 def _until(schedule: Schedule, step: int) -> tuple[Schedule, int]:
