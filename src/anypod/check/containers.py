@@ -131,6 +131,11 @@ MUTATORS["tuple"] = MUTATORS["str"] = MUTATORS["list"]
 MUTATORS["cache"] = MUTATORS["ttlcache"] = MUTATORS["dict"] | {"set", "insert"}
 ANY_MUTATOR = frozenset().union(MUTATORS["dict"], MUTATORS["list"], MUTATORS["set"])
 
+# What these methods of a container take; with more they are another object's.
+ONE_ARGUMENT = frozenset(
+    {"append", "add", "remove", "discard", "appendleft", "extend", "extendleft"}
+)
+
 # Functions that change their first argument.
 CHANGES_ARGUMENT = frozenset(
     {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from anypod.check import words
 from anypod.check.analysis import Analysis
 from anypod.check.effects import sql_of
 from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, GENERATOR, KWARGS, Value
+from anypod.check.files import is_log
 from anypod.check.frames import Frame, Obj
 from anypod.check.model import ERROR, WARNING
 from anypod.check.origins import is_client
@@ -45,6 +47,20 @@ _SHARED_EFFECTS = frozenset(
 )
 
 
+_OUTSIDE = frozenset(
+    [
+        "cross",
+        "interprocess",
+        "process",
+        "file",
+        "path",
+        "redis",
+        "distributed",
+        "advisory",
+        "db",
+        "database",
+    ]
+)
 _PREPARES = ("SELECT", "PRAGMA", "ATTACH", "DETACH", "SET ", "SHOW ", "USE ", "BEGIN")
 
 
@@ -73,7 +89,7 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
                     for c in range(len(body.calls))
                     if _is_within(body.contexts, body.calls[c][CALL_CONTEXT], number)
                 ]
-                if _fills_once(analysis, frame, number):
+                if _fills_once(analysis, frame, number) or _locks_outside(analysis, frame, number):
                     continue
                 if _has_shared_effect(analysis, frame, inside, each=place[2][-1:] == ("[]",)):
                     yield _lock(analysis, frame, payload[1], 0, place)
@@ -83,6 +99,22 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
         everything = range(len(external.frame.function.body.calls))
         if _has_shared_effect(analysis, external.frame, everything):
             yield _lock(analysis, external.frame, external.line, external.column, external.receiver)
+
+
+def _locks_outside(analysis: Analysis, frame: Frame, number: int) -> bool:
+    """`with self._lock, file_lock(path):` another lock, which is not of this process, is taken with it."""
+    contexts = frame.function.body.contexts
+    line = contexts[number][2][1]
+    for other, (_, kind, payload) in enumerate(contexts):
+        if kind == "with" and other != number and payload[1] == line and payload[0][0] == "r":
+            for callee in analysis.resolver.callees(frame, payload[0][1]):
+                name = str(
+                    callee[1][1] if callee[0] == "F" else callee[-1] if callee[0] in "EX" else ""
+                )
+                spoken = words.words(name.rpartition(".")[2])
+                if "lock" in spoken and spoken & _OUTSIDE:
+                    return True
+    return False
 
 
 def _fills_once(analysis: Analysis, frame: Frame, number: int) -> bool:
@@ -177,7 +209,9 @@ def _is_shared_effect(analysis: Analysis, external: External) -> bool:
         call = external.frame.function.body.calls[external.call]
         mode = call[ARGS][1] if len(call[ARGS]) > 1 else dict(call[KWARGS]).get("mode")
         text = analysis.resolver.constant(mode, external.frame)
-        return isinstance(text, str) and bool(set(text) & set("wax+"))
+        if not isinstance(text, str) or not set(text) & set("wax+"):
+            return False
+        return not ("a" in text and is_log(analysis, call[ARGS][0], external.frame))
     last = dotted.rpartition(".")[2]
     if last in {"commit", "flush"} and external.frame.function.flags & GENERATOR:
         # A context manager closes what its users did.

@@ -110,7 +110,7 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
         mode = arguments[1] if len(arguments) > 1 else keywords.get("mode")
         text = analysis.resolver.constant(mode, external.frame) if mode is not None else "r"
         if isinstance(text, str) and set(text) & set("wax+"):
-            if "a" in text and _is_log(analysis, arguments[0], external.frame):
+            if "a" in text and is_log(analysis, arguments[0], external.frame):
                 return
             yield arguments[0], f"opened with {text!r}"
     elif last == "open" and (_is_path(dotted) or _is_joined(call[0], external.frame)):
@@ -177,7 +177,7 @@ def _is_buffer(analysis: Analysis, value: Value, frame: Frame) -> bool:
     return any(e.endswith(("BytesIO", "StringIO")) for e in analysis.externals_in(value, frame))
 
 
-def _is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
+def is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
     """A file that is only appended to and named a log is diagnostics."""
     texts = [str(o[1]) for o in analysis.deep(path, frame) if o[0] == "k"]
     texts += list(analysis.names_of(path, frame))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis
-from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, KWARGS, Value
+from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, GENERATOR, KWARGS, Value
 from anypod.check.frames import Frame
 from anypod.check.model import ERROR, WARNING
 from anypod.check.settings import NOT_PRODUCTION, settings
@@ -15,7 +15,7 @@ from anypod.check.settings import NOT_PRODUCTION, settings
 _GENERATORS = frozenset(
     {
         "os.urandom", "secrets.token_hex", "secrets.token_bytes", "secrets.token_urlsafe", "uuid.uuid4", "uuid.uuid1",
-        "cryptography.fernet.Fernet.generate_key", "random.randbytes", "random.choices", "secrets.choice",
+        "cryptography.fernet.Fernet.generate_key", "random.randbytes", "random.choices", "secrets.choice", "random.choice",
         "nacl.utils.random", "Crypto.Random.get_random_bytes", "django.core.management.utils.get_random_secret_key",
         "random.getrandbits", "secrets.randbits", "base64.b64encode",
         "cryptography.hazmat.primitives.asymmetric.rsa.generate_private_key",
@@ -84,7 +84,7 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
         maker = next(
             (
                 e
-                for e in analysis.externals_in(value, frame)
+                for e in _makers(analysis, value, frame)
                 if e in _GENERATORS and e != "base64.b64encode"
             ),
             "",
@@ -101,6 +101,23 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
             f"{name} is made by {maker.rpartition('.')[2]} in every process: what one replica signs, no other accepts",
             "secret",
         )
+
+
+def _makers(analysis: Analysis, value: Value, frame: Frame, depth: int = 2) -> Iterator[str]:
+    """What makes a value, also in checked functions that only make it: one with a condition may know an earlier one."""
+    yield from analysis.externals_in(value, frame)
+    if not depth:
+        return
+    for one in analysis.deep(value, frame):
+        if one[0] == "r":
+            for callee in analysis.resolver.callees(frame, one[1]):
+                if callee[0] == "F":
+                    child = analysis.resolver.child(frame, one[1], callee)
+                    body = child.function.body
+                    if not body.tests and not child.function.flags & GENERATOR:
+                        for returned in body.returns:
+                            if not _is_stored(analysis, returned, child):
+                                yield from _makers(analysis, returned, child, depth - 1)
 
 
 def _is_stored(analysis: Analysis, value: Value, frame: Frame) -> bool:

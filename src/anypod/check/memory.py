@@ -47,6 +47,10 @@ _OWN_BUSINESS = frozenset(
         "receivers",
         "creation",
         "telemetry",
+        "profiler",
+        "profiling",
+        "busy",
+        "secured",
     }
 )
 _LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})

@@ -373,8 +373,10 @@ def is_of_the_image(
         if not guarded_by_itself(analysis, state, write) or calls_parameter(write):
             return False
         origins = set(_origins(analysis, write.value, write.frame, own))
-        if not origins or not all(
-            o.startswith(_IMAGE) and not o.startswith(CLOCK) for o in origins
+        if not origins and not _takes_from_a_constant(analysis, write):
+            return False
+        if not all(
+            (o.startswith(_IMAGE) or _is_constant(o)) and not o.startswith(CLOCK) for o in origins
         ):
             return False
         if any(is_loader(o) for o in origins):
@@ -382,6 +384,21 @@ def is_of_the_image(
         if by_name and loads_data(analysis, write.value, write.frame):
             return False
     return True
+
+
+def _takes_from_a_constant(analysis: Analysis, write: Write) -> bool:
+    return write.op == "set" and any(
+        one[0] in "na" and one[-1].isupper() and not is_request(analysis, one, write.frame)
+        for one in analysis.deep(write.value, write.frame)
+    )
+
+
+def _is_constant(dotted: str) -> bool:
+    """`emoji.EMOJI_DATA.items`: a table that a library brings."""
+    owner, _, method = dotted.rpartition(".")
+    return (
+        method in {"items", "keys", "values", "get", "copy"} and owner.rpartition(".")[2].isupper()
+    )
 
 
 def _origins(analysis: Analysis, value: Value, frame: Frame, own: set[Value]) -> Iterator[str]:

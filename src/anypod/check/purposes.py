@@ -157,8 +157,21 @@ def is_validated(analysis: Analysis, state: State, writes: tuple[Write, ...]) ->
     is asked for.
     """
     fills = [w for w in writes if w.value is not None and not w.removes and not clears(w)]
+    sets = [w for w in writes if w.op == "set"]
+    if sets and all(
+        w.removes or _is_keyed_by_a_stamp(analysis, w) for w in writes if w.op != "call"
+    ):
+        return True
     # What a change itself leaves there is of the same shape, and compared by whoever reads it next.
     return all(_tuple_of(w) for w in fills) and any(_is_compared(analysis, state, w) for w in fills)
+
+
+def _is_keyed_by_a_stamp(analysis: Analysis, write: Write) -> bool:
+    """`kept[path, stat.st_mtime_ns]`: what has changed is looked for under another key."""
+    return write.key is not None and any(
+        one[0] == "a" and one[2] in {"st_mtime", "st_mtime_ns"}
+        for one in analysis.deep(write.key, write.frame, 20)
+    )
 
 
 def _tuple_of(write: Write) -> Value | None:

@@ -14,6 +14,7 @@ from anypod.check.containers import (
     ANY_MUTATOR,
     CHANGES_ARGUMENT,
     MUTATORS,
+    ONE_ARGUMENT,
     SPREADS,
     STORES,
 )
@@ -201,12 +202,13 @@ class Walk:
 
     def _container_call(self, frame: Frame, call: Value, callee: Obj) -> None:
         _, receiver, name = callee
-        for place in self._places(receiver):
+        for place in (receiver,) if receiver[0] == "P" else ():
             known = callee[0] == "B"
             if not (self._changes(place, name) if known else name in ANY_MUTATOR):
                 continue
-            if not known and (call[AWAITED] or not self.in_memory(place)):
-                # `await store.update(…)` asks a client: no container's method is awaited.
+            other = call[AWAITED] or (name in ONE_ARGUMENT and len(call[ARGS]) > 1)
+            if not known and (other or not self.in_memory(place)):
+                # `await store.update(…)`, `users.remove(caller, user)` ask a client or a service.
                 continue
             at = STORES.get(name)
             value = call[ARGS][at] if at is not None and len(call[ARGS]) > at else None
@@ -228,9 +230,6 @@ class Walk:
             elif held[0] == "I":
                 kinds.add(self.resolver.container_kind(held[1]))
         return any(name in MUTATORS.get(k, ANY_MUTATOR) for k in kinds if k)
-
-    def _places(self, receiver: Obj) -> list[Obj]:
-        return [receiver] if receiver[0] == "P" else []
 
     def _write(
         self,
