@@ -13,9 +13,10 @@ from anypod.check.calls import Resolver
 from anypod.check.entrypoints import Entry, EntryPoints
 from anypod.check.facts import ARGS, CALLEE, KWARGS, Module, Value
 from anypod.check.frames import Frame, Obj, Objects, walk
+from anypod.check.looks import Read
 from anypod.check.model import Site, Step
 from anypod.check.project import Project
-from anypod.check.reach import External, Read, Walk, Write
+from anypod.check.reach import External, Walk, Write
 
 _STARTUP_NAMES = frozenset(
     {
@@ -237,11 +238,13 @@ class Analysis:
         """The state that a place belongs to."""
         _, root, path = place
         kept: list[str] = []
+        # `app.config["registry"].models`: the registry is a place of its own.
+        longest = 5 if root == ("app",) else 3
         for step in path:
-            if step == "[]" or len(kept) == 3:
+            if step == "[]" or len(kept) == longest:
                 break
             kept.append(step)
-            if step[0] == "[":
+            if step[0] == "[" and root != ("app",):
                 break
         return (root, tuple(kept))
 

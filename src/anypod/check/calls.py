@@ -357,6 +357,9 @@ class Resolver(Names):
                 bases = self.resolve(arguments[0], frame)
                 return union(*(self.attribute(b, name) for b in bases))
             return ()
+        if dotted.endswith(".g.get") and arguments:
+            name = self.constant(arguments[0], frame)
+            return (*self.carried_by(("E", dotted.removesuffix(".get")), str(name)), ("J", dotted))
         if dotted == "builtins.globals":
             return (("M", frame.function.module),)
         if dotted == "builtins.type" and arguments:

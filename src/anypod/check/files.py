@@ -27,11 +27,20 @@ _WRITERS = {
     "shutil.copy": 1, "shutil.copy2": 1, "shutil.copyfile": 1, "shutil.move": 1, "shutil.copytree": 1,
     "os.rename": 1, "os.replace": 1, "os.remove": 0, "os.unlink": 0, "shutil.rmtree": 0,
     "joblib.dump": 1, "numpy.save": 0, "numpy.savetxt": 0, "torch.save": 1, "cv2.imwrite": 0,
-    "scipy.io.wavfile.write": 0, "soundfile.write": 0, "imageio.imwrite": 0,
+    "scipy.io.wavfile.write": 0, "soundfile.write": 0, "imageio.imwrite": 0, "urllib.request.urlretrieve": 1,
+    "wget.download": 1, "numpy.savez": 0, "numpy.savez_compressed": 0, "shutil.make_archive": 0,
+    "shutil.unpack_archive": 1, "graphviz.Digraph().render": 0, "graphviz.Graph().render": 0, "graphviz.Source().render": 0,
 }  # fmt: skip
 _SAVERS = frozenset(
     {"save", "to_csv", "to_json", "to_excel", "to_parquet", "savefig", "export", "to_pickle"}
 )
+# Methods that nothing but a file or a folder is given to.
+_FILE_METHODS = frozenset(
+    {
+        "write_videofile", "write_audiofile", "write_gif", "write_html", "write_image", "save_local",
+        "save_pretrained", "extractall",
+    }
+)  # fmt: skip
 CONFIGURED = (
     "os.environ",
     "os.getenv",
@@ -125,7 +134,10 @@ def _written(analysis: Analysis, external: External) -> Iterator[tuple[Value, st
         if len(arguments) > at:
             removes = dotted in {"os.remove", "os.unlink", "shutil.rmtree"}
             yield arguments[at], "removed" if removes else f"{last}()"
-    elif last in _SAVERS and arguments and _saves_a_file(analysis, external, arguments[0]):
+    elif arguments and (
+        (last in _FILE_METHODS and _names_a_file(analysis, arguments[0], external.frame))
+        or (last in _SAVERS and _saves_a_file(analysis, external, arguments[0]))
+    ):
         yield arguments[0], f".{last}()"
 
 
@@ -158,6 +170,16 @@ def _saves_a_file(analysis: Analysis, external: External, path: Value) -> bool:
     return (
         _is_a_path(analysis, path, external.frame) or _is_joined_path(path, external.frame)
     ) and not _is_buffer(analysis, path, external.frame)
+
+
+def _names_a_file(analysis: Analysis, path: Value, frame: Frame) -> bool:
+    """Whether a value is a path rather than a buffer or a stream."""
+    return (
+        isinstance(analysis.resolver.constant(path, frame), str)
+        or _is_joined_path(path, frame)
+        or "os.path.join" in set(analysis.externals_in(path, frame))
+        or _is_a_path(analysis, path, frame)
+    ) and not _is_buffer(analysis, path, frame)
 
 
 def _is_joined_path(path: Value, frame: Frame) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from anypod.check.calls import Resolver
-from anypod.check.facts import ARGS, CALLEE, Function, Value
-from anypod.check.frames import Bindings, Frame, Obj, Objects, walk
+from anypod.check.facts import ARGS, CALLEE, KWARGS, Function, Module, Value
+from anypod.check.frames import Bindings, Frame, Obj, Objects, union, walk
 
+_LITESTAR = ("litestar", "starlite")
 REQUEST: Objects = (("Q", "request"),)
 
 
@@ -13,6 +14,7 @@ class Injection:
     """Binds the parameters of entry points."""
 
     resolver: Resolver
+    _dependencies: dict[str, tuple[Value, Frame]] | None = None
 
     def add(
         self,
@@ -39,6 +41,8 @@ class Injection:
                 bound.append(given[index])
                 continue
             injected = self._injected(default, enclosing) or self._injected(annotation, enclosing)
+            if not injected and kind != "*":
+                injected = self._by_name(name)
             if injected:
                 bound.append(injected)
             elif name in {"request", "req", "websocket", "ws", "scope"}:
@@ -76,6 +80,45 @@ class Injection:
                 found.extend(self.provided(one))
             return tuple(found)
         return ()
+
+    def _by_name(self, name: str) -> Objects:
+        """What Litestar's `dependencies={"name": Provide(…)}` gives, wherever it is declared."""
+        if self._dependencies is None:
+            self._dependencies = {}
+            for module in self.resolver.project.modules.values():
+                entries = [e for found in module.symbols.values() for e in found]
+                if any(v[0] == "m" and v[1].startswith(_LITESTAR) for v, _, _ in entries):
+                    self._declared(module)
+        given = self._dependencies.get(name)
+        if given is None:
+            return ()
+        value, frame = given
+        targets: Objects = ()
+        if value[0] == "r":
+            call = frame.function.body.calls[value[1]]
+            if last_part(call[CALLEE]) == "Provide" and call[ARGS]:
+                targets = self.resolver.resolve(call[ARGS][0], frame)
+        else:
+            targets = self.resolver.resolve(value, frame)
+        return union(*(self.provided(one) for one in targets))
+
+    def _declared(self, module: Module) -> None:
+        """Every `dependencies={…}` of a module: of applications, routers, handlers and controllers."""
+        assert self._dependencies is not None
+        found: list[tuple[Value, Frame]] = []
+        for function in module.functions.values():
+            for call in function.body.calls:
+                for name, value in call[KWARGS]:
+                    if name == "dependencies":
+                        found.append((value, self.resolver.frame(function, startup=True)))
+        for cls in module.classes.values():
+            owner = self.resolver.frame(module.functions[cls.owner], startup=True)
+            found += [(value, owner) for value, _ in cls.attributes.get("dependencies", ())]
+        for value, frame in found:
+            if value[0] == "d" and len(value) > 3:
+                for key, one in zip(value[3], value[2], strict=False):
+                    if key[0] == "k":
+                        self._dependencies[str(key[1])] = (one, frame)
 
     def _alias(self, value: Value, frame: Frame) -> tuple[Value, Frame]:
         """What `Repo` means after `Repo = Annotated[Repository, Depends(get_repository)]`, wherever it is."""

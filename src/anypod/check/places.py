@@ -21,8 +21,23 @@ APPLICATIONS = frozenset(
         "litestar.Litestar",
     }
 )
+# What annotations promise: the application, or its state.
+PROMISED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(APPLICATIONS, ()),
+    "litestar.datastructures.State": (".state",),
+    "starlite.datastructures.State": (".state",),
+}
 
 LONGEST_PATH = 5
+# Objects that carry something through one request.
+CARRIERS = frozenset({"flask.g", "quart.g"})
+
+
+def is_deep(place: Obj) -> bool:
+    """Whether a place is too far from its root to be followed further: `app.config["x"]` is no step on the way."""
+    return len(place[2]) >= LONGEST_PATH + (2 if place[1] == ("app",) else 0)
+
+
 LONG_LIVED: dict[str, Objects] = {
     "os.environ": (("P", ("env",), ()),),
     "flask.request": (("Q", "request"),),
@@ -39,6 +54,10 @@ class Places(Classes):
     def __init__(self, project: Project) -> None:
         super().__init__(project)
         self.heap: dict[tuple[Obj, tuple[str, ...]], dict[Obj, None]] = {}
+        # What is put into containers where they are made, by what makes them: the classes of their elements.
+        self.filled: dict[int, dict[Obj, None]] = {}
+        # What outlives requests and is handed on by `g.name` or `request.name`.
+        self.handed_on: dict[str, dict[Obj, None]] = {}
         self._held: dict[Obj, Objects | None] = {}
 
     def settle(self, place: Obj) -> Objects:
@@ -114,6 +133,16 @@ class Places(Classes):
         frame = self.frame(owner, startup=True)
         return union(*(self.resolve(v, frame) for v, _ in cls.attributes.get(name, ())))
 
+    def carrier(self, base: Obj) -> str:
+        """The name under which an object carries things through a request, or ""."""
+        if base[0] == "E" and base[1] in CARRIERS:
+            return "g"
+        return "request" if base[0] == "Q" and base[1] != "environ" else ""
+
+    def carried_by(self, base: Obj, name: str) -> Objects:
+        """What an object that goes with a request was given as `name`."""
+        return tuple(self.handed_on.get(f"{self.carrier(base)}.{name}", ()))
+
     def is_application(self, place: Obj) -> bool:
         """Whether a place is an application, its configuration or the environment: keys matter there."""
         last = place[2][-1] if place[2] else ""
@@ -131,7 +160,7 @@ class Places(Classes):
             # A descriptor (a column, a form field): each instance has its own value.
             return held
         found = self.settle(place_of_class)
-        if place[0] == "P" and len(place[2]) < LONGEST_PATH and all(h[0] == "K" for h in held):
+        if place[0] == "P" and not is_deep(place) and all(h[0] == "K" for h in held):
             # A plain value: what is set on the object hides it.
             return (*found, ("P", place[1], (*place[2], f".{name}")))
         return found

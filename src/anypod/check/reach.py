@@ -24,7 +24,6 @@ from anypod.check.facts import (
     CALL_COL,
     CALL_CONTEXT,
     CALL_LINE,
-    CALLEE,
     DISCARDED,
     EFFECT_COL,
     EFFECT_CONTEXT,
@@ -36,7 +35,9 @@ from anypod.check.facts import (
     TARGET,
     Value,
 )
-from anypod.check.frames import Frame, Obj, Objects, walk
+from anypod.check.frames import Frame, Obj, Objects
+from anypod.check.looks import Looks
+from anypod.check.places import is_deep
 
 _REMOVALS = frozenset({"pop", "clear", "remove", "discard", "popitem", "popleft"})
 _OPS = {
@@ -45,7 +46,6 @@ _OPS = {
 }  # fmt: skip
 _PASSES = 2
 _DEEPEST_STARTUP = 3
-_AT_THE_END = 1 << 30
 
 
 class Write(NamedTuple):
@@ -69,15 +69,6 @@ class Write(NamedTuple):
         return self.op == "del" or (self.op == "call" and self.name in _REMOVALS)
 
 
-class Read(NamedTuple):
-    """A place in memory is looked at."""
-
-    place: Obj
-    frame: Frame
-    how: str  # "test" "value" "in"
-    line: int  # 0 when it may have been any time before
-
-
 class External(NamedTuple):
     """Something outside the checked code is called."""
 
@@ -91,28 +82,28 @@ class External(NamedTuple):
     discarded: bool
 
 
-class Walk:
+class Walk(Looks):
     """The walk and what it collected."""
 
     def __init__(self, resolver: Resolver) -> None:
+        super().__init__()
         self.resolver = resolver
         self.writes: list[Write] = []
-        self.reads: list[Read] = []
         self.externals: list[External] = []
         self._grown = False
-        self._line = 0
         self.visited: dict[Frame, int] = {}
         """Every frame, with the calls between it and where the walk began."""
 
     def run(self, entries: Iterable[Frame], startup: Iterable[Frame]) -> None:
         """Walk from these frames until nothing new turns up."""
         first = [*startup, *entries]
-        for _ in range(_PASSES):
+        for turn in range(3 * _PASSES):
             self.writes.clear()
             self.reads.clear()
             self.externals.clear()
             self.visited = dict.fromkeys(first, 0)
             self._grown = False
+            carried = len(self.resolver.handed_on)
             for frame in self.resolver.frames:
                 frame.children = []
             queue = list(first)
@@ -128,7 +119,8 @@ class Walk:
                         seen.add(child)
                         self.visited[child] = depth
                         queue.append(child)
-            if not self._grown:
+            if not self._grown or (turn + 1 >= _PASSES and carried == len(self.resolver.handed_on)):
+                # Only what requests hand on may need more: one thing is taken from another.
                 break
             self.resolver.forget()
 
@@ -202,6 +194,8 @@ class Walk:
 
     def _container_call(self, frame: Frame, call: Value, callee: Obj) -> None:
         _, receiver, name = callee
+        if receiver[0] == "D" and name in STORES:
+            self._fill(frame, receiver, call[ARGS][STORES[name] :])
         for place in (receiver,) if receiver[0] == "P" else ():
             known = callee[0] == "B"
             if not (self._changes(place, name) if known else name in ANY_MUTATOR):
@@ -221,6 +215,19 @@ class Walk:
                 if name in SPREADS:
                     objects = tuple(e for o in objects for e in self.resolver.element(o))
                 self._store(place, "[]", objects)
+
+    def _fill(self, frame: Frame, container: Obj, given: tuple[Value, ...]) -> None:
+        """`self.rooms.append(Room())` in a constructor: what is in the list has a class from then on."""
+        site = self.resolver.fresh[container[2]][0]
+        if site is None or not given or given[0][0] == "*":
+            return
+        for one in self.resolver.resolve(given[0], frame):
+            if one[0] == "I":
+                known = self.resolver.filled.setdefault(id(site), {})
+                kept: Obj = ("I", one[1], -1)
+                if kept not in known and len(known) < 4:
+                    known[kept] = None
+                    self._grown = True
 
     def _changes(self, place: Obj, name: str) -> bool:
         kinds: set[str] = set()
@@ -261,7 +268,8 @@ class Walk:
         callees = frame.callees.get(index, ())
         if any(c[0] in "FC" for c in callees):
             return
-        given = (*call[ARGS], *(v for _, v in call[KWARGS]))
+        given = [*call[ARGS], *(v for _, v in call[KWARGS])]
+        given += [p for n, v in call[KWARGS] if n == "on_startup" and v[0] == "d" for p in v[2]]
         for position, value in enumerate(given):
             if value[0] in {"k", "d", "o", "*", "x"}:
                 continue
@@ -304,6 +312,12 @@ class Walk:
 
     def _changed(self, frame: Frame, effect: Value) -> None:
         op = effect[OP]
+        if op == "attr":
+            self._handed_on(frame, effect)
+        elif op == "set":
+            for base in self.resolver.resolve(effect[TARGET], frame):
+                if base[0] == "D":
+                    self._fill(frame, base, (effect[NEW],))
         for place in self._targets(frame, effect):
             name = effect[KEY] if op in {"attr", "augattr", "delattr"} else ""
             key = effect[KEY] if op in {"set", "augset", "del"} else None
@@ -327,6 +341,19 @@ class Walk:
                     step = f"[{constant!r}]" if isinstance(constant, str) else "[]"
                 if op != "name":
                     self._store(place, step, self.resolver.resolve(effect[NEW], frame))
+
+    def _handed_on(self, frame: Frame, effect: Value) -> None:
+        """`g.storage = current_app.config["STORAGE"]`: what handlers find there lives on."""
+        for base in self.resolver.resolve(effect[TARGET], frame):
+            carrier = self.resolver.carrier(base)
+            if not carrier:
+                continue
+            for one in self.resolver.resolve(effect[NEW], frame):
+                if one[0] == "P" and one[1] != ("env",) and one != ("P", ("app",), ()):
+                    known = self.resolver.handed_on.setdefault(f"{carrier}.{effect[KEY]}", {})
+                    if one not in known and len(known) < 4:
+                        known[one] = None
+                        self._grown = True
 
     def _targets(self, frame: Frame, effect: Value) -> list[Obj]:
         op, target = effect[OP], effect[TARGET]
@@ -388,7 +415,7 @@ class Walk:
     def _store(self, place: Obj, step: str, objects: Objects) -> None:
         """Remember what was put into a place."""
         useful = [o for o in objects if o[0] in "DIPFCJ"]
-        if not useful or len(place[2]) > 4:
+        if not useful or is_deep(place):
             return
         path = (*place[2], step) if step else place[2]
         known = self.resolver.heap.setdefault((place[1], path), {})
@@ -418,82 +445,3 @@ class Walk:
                 return self.in_memory(parent)
             return any(h[0] == "I" for h in above) and bool(held)
         return False
-
-    # Reads
-
-    def _looks(self, frame: Frame) -> None:
-        body = frame.function.body
-        seen: set[Value] = set()
-        for value, line in body.tests:
-            self._look(frame, value, "test", seen, line)
-        for value in body.returns:
-            self._look(frame, value, "value", seen, _AT_THE_END)
-        for effect in body.effects:
-            before = len(self.reads)
-            self._look(frame, effect[NEW], "value", set(), effect[EFFECT_LINE])
-            if effect[OP] not in {"name", "augname"} and before < len(self.reads):
-                self._drop_own(frame, effect[TARGET], before)
-        for index, call in enumerate(body.calls):
-            callees = frame.callees.get(index, ())
-            if self._is_diagnostic(callees):
-                continue
-            # Checked code that is given a place says itself whether it looks at it.
-            passed = bool(callees) and all(c[0] in "FC" for c in callees)
-            for value in (*call[ARGS], *(v for _, v in call[KWARGS])):
-                if not passed or value[0] in {"o", "d", "u", "i", "r"}:
-                    self._look(frame, value, "value", seen, call[CALL_LINE])
-
-    def _drop_own(self, frame: Frame, target: Value, before: int) -> None:
-        """`d[k] = d.get(k, 0) + 1` alone does not look at `d`."""
-        own = {o[1] for o in self.resolver.resolve(target, frame) if o[0] == "P"}
-        self.reads[before:] = [r for r in self.reads[before:] if r.place[1] not in own]
-
-    def _is_diagnostic(self, callees: Objects) -> bool:
-        for callee in callees:
-            dotted = str(callee[1] if callee[0] == "E" else callee[2] if callee[0] == "X" else "")
-            if dotted.startswith(("logging.", "builtins.print", "structlog.", "loguru.")):
-                return True
-        return False
-
-    def _look(self, frame: Frame, value: Value, how: str, seen: set[Value], line: int) -> None:
-        self._line = line
-        stack: list[Value | None] = [value]
-        while stack:
-            for one in walk(stack.pop()):
-                tag = one[0]
-                if tag == "s":
-                    if one not in seen:
-                        seen.add(one)
-                        stack.extend(frame.function.body.slots[one[1]])
-                        self._line = 0
-                elif tag in "nvaip":
-                    if tag == "i":
-                        self._asks(frame, one[1], "__getitem__")
-                    self._saw(self.resolver.resolve(one, frame), frame, how)
-                elif tag == "r":
-                    self._look_at_call(frame, one[1], how)
-                    callee = frame.function.body.calls[one[1]][CALLEE]
-                    if callee[0] == "a" and callee[1][0] == "o":
-                        # `f"{served} so far".encode()`
-                        stack.append(callee[1])
-                elif tag == "o" and one[1] in {"In", "NotIn"}:
-                    self._asks(frame, one[2][-1], "__contains__")
-                    self._saw(self.resolver.resolve(one[2][-1], frame), frame, "in")
-
-    def _saw(self, objects: Objects, frame: Frame, how: str) -> None:
-        for one in objects:
-            if one[0] == "P":
-                self.reads.append(Read(one, frame, how, self._line))
-
-    def _asks(self, frame: Frame, value: Value, name: str) -> None:
-        """`key in lobby` and `lobby[key]` are calls, when checked code says what they mean."""
-        for one in self.resolver.resolve(value, frame):
-            if one[0] == "P":
-                self._dunder(frame, one, name, frame.function.line)
-
-    def _look_at_call(self, frame: Frame, index: int, how: str) -> None:
-        for callee in frame.callees.get(index, ()):
-            if callee[0] in "BU":
-                self._saw(callee[1][1] if callee[1][0] == "Y" else (callee[1],), frame, how)
-        for found in self.resolver.call_result(frame, index):
-            self._saw(found[1] if found[0] == "Y" else (found,), frame, how)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from anypod.check.facts import LAMBDA, PROPERTY, STATIC, UNKNOWN, Class, Function, Module, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects, parts_of, union
-from anypod.check.places import APPLICATIONS, LONG_LIVED, LONGEST_PATH, Places
+from anypod.check.places import LONG_LIVED, PROMISED, Places, is_deep
 from anypod.check.project import Project
 
 _DEEPEST = 40
@@ -177,8 +177,8 @@ class Names(Places):
         for o in self._resolve(annotation, frame):
             if o[0] == "C":
                 found.append(("I", o[1], -1))
-            elif o[0] == "E" and o[1] in APPLICATIONS:
-                found.append(("P", ("app",), ()))
+            elif o[0] == "E" and o[1] in PROMISED:
+                found.append(("P", ("app",), PROMISED[o[1]]))
             elif o[0] == "E":
                 last = o[1].rpartition(".")[2]
                 if last in {"Request", "HTTPConnection", "WebSocket", "HttpRequest"}:
@@ -297,7 +297,7 @@ class Names(Places):
             return self.module_attribute(base, name)
         if kind == "E":
             dotted = f"{base[1]}.{name}"
-            return LONG_LIVED.get(dotted) or (("E", dotted),)
+            return LONG_LIVED.get(dotted) or (*self.carried_by(base, name), ("E", dotted))
         if kind == "C":
             return self.class_attribute(base, name)
         if kind == "I":
@@ -305,7 +305,9 @@ class Names(Places):
         if kind == "F" and "." not in base[1][1]:
             return self.settle(("P", ("g", *base[1]), (f".{name}",)))
         if kind == "Q":
-            return (("P", ("app",), ()),) if name in _APPLICATION else (("Q", "data"),)
+            if name in _APPLICATION:
+                return (("P", ("app",), ()),)
+            return (*self.carried_by(base, name), ("Q", "data"))
         if kind == "J":
             return (("J", f"{base[1]}().{name}"),)
         return ()
@@ -328,7 +330,7 @@ class Names(Places):
         ]
         if found:
             return union(*found)
-        if len(place[2]) >= LONGEST_PATH:
+        if is_deep(place):
             return ()
         return self.settle(("P", place[1], (*place[2], f".{name}")))
 
@@ -360,7 +362,7 @@ class Names(Places):
             # Until then, the class's is everybody's.
             return union(self.class_default(owner, place, name), self.assigned(instance, own))
         if place[0] == "P":
-            if len(place[2]) >= LONGEST_PATH:
+            if is_deep(place):
                 return ()
             return self.settle(("P", place[1], (*place[2], f".{name}")))
         return self.assigned(instance, own)
@@ -426,9 +428,10 @@ class Names(Places):
             return self.place_element(base, key)
         if kind == "D":
             value, frame, objects = self.fresh[base[2]]
+            put = tuple(self.filled.get(id(value), ()))
             if frame is not None and value is not None and value[0] == "d":
-                return self.all_of(parts_of(value, key), frame)
-            return union(*(self.element(o) for o in objects))
+                return (*self.all_of(parts_of(value, key), frame), *put)
+            return (*union(*(self.element(o) for o in objects)), *put)
         if kind == "Y":
             return union(*(self.element(o) for o in base[1]))
         if kind == "S":
@@ -451,7 +454,7 @@ class Names(Places):
         external = [h for h in held if h[0] == "J"]
         if held and len(external) == len(held) and not self.is_application(place):
             return tuple(("J", f"{h[1]}()[]") for h in external)
-        if len(place[2]) >= LONGEST_PATH:
+        if is_deep(place):
             return ()
         step = f"[{key!r}]" if isinstance(key, str) and self.is_application(place) else "[]"
         return self.settle(("P", place[1], (*place[2], step)))
