@@ -120,33 +120,12 @@ def _embedded(analysis: Analysis, external: External, path: Value, why: str) -> 
     opener = external.dotted.rpartition(".")[2]
     message = f"{opener} opens {name!r} on this pod's own disk"
     state = f"embedded database {name!r}"
+    place = ("POD105", ERROR, frame, external.line, external.column, opener)
     if frame in analysis.parents:
         return drafted(
-            analysis,
-            "POD105",
-            ERROR,
-            frame,
-            external.line,
-            external.column,
-            opener,
-            state=state,
-            message=message,
-            why=why,
-            purpose="file",
-            access="file",
+            analysis, *place, state=state, message=message, why=why, purpose="file", access="file"
         )
-    return located(
-        "POD105",
-        ERROR,
-        frame,
-        external.line,
-        external.column,
-        opener,
-        state=state,
-        message=message,
-        why=why,
-        purpose="file",
-    )
+    return located(*place, state=state, message=message, why=why, purpose="file")
 
 
 def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
