@@ -94,6 +94,9 @@ class Analysis:
         self._by_frame: dict[Frame, list[External]] | None = None
         self._callers: dict[tuple[str, str], set[bool]] | None = None
         self._writes_by_frame: dict[Frame, list[Write]] | None = None
+        # What paths are made of: see `files`.
+        self.paths: dict[tuple[int, Frame], list[tuple[Value, Frame]]] = {}
+        self.dotted: dict[tuple[int, Frame], dict[str, None]] = {}
 
     def run(self) -> None:
         """Find the entry points, walk, and group."""

@@ -208,8 +208,17 @@ def is_log(analysis: Analysis, path: Value, frame: Frame) -> bool:
     return any(t.endswith(".log") or words.words(t) & {"log", "audit", "logfile"} for t in texts)
 
 
-def _everything(
-    analysis: Analysis, path: Value, frame: Frame, depth: int = 2
+def _everything(analysis: Analysis, path: Value, frame: Frame) -> list[tuple[Value, Frame]]:
+    """What a path is made of, found once: several questions are asked about each path."""
+    key = (id(path), frame)
+    found = analysis.paths.get(key)
+    if found is None:
+        found = analysis.paths[key] = list(_parts(analysis, path, frame, 2))
+    return found
+
+
+def _parts(
+    analysis: Analysis, path: Value, frame: Frame, depth: int
 ) -> Iterator[tuple[Value, Frame]]:
     """A path expression and what it is made of.
 
@@ -229,7 +238,7 @@ def _everything(
         if depth and one[0] in "ra":
             for child in _helpers(analysis, one, frame):
                 for value in child.function.body.returns:
-                    yield from _everything(analysis, value, child, depth - 1)
+                    yield from _parts(analysis, value, child, depth - 1)
 
 
 def _helpers(analysis: Analysis, value: Value, frame: Frame) -> Iterator[Frame]:
@@ -312,8 +321,16 @@ def _definitions(
                     yield from _definitions(analysis, path, one[1], depth - 1)
 
 
-def dotted_in(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
-    """The dotted names of what a path is made of."""
+def dotted_in(analysis: Analysis, path: Value, frame: Frame) -> dict[str, None]:
+    """The dotted names of what a path is made of, each once."""
+    key = (id(path), frame)
+    found = analysis.dotted.get(key)
+    if found is None:
+        found = analysis.dotted[key] = dict.fromkeys(_dotted(analysis, path, frame))
+    return found
+
+
+def _dotted(analysis: Analysis, path: Value, frame: Frame) -> Iterator[str]:
     for one, where in _everything(analysis, path, frame):
         if one[0] == "r":
             for callee in analysis.resolver.callees(where, one[1]):
