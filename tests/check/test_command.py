@@ -159,7 +159,7 @@ def test_a_comment_covers_a_site_or_a_state(
 
 
 def test_add_ignores_then_clean(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "app.py", "--add-ignores", "one replica only")
+    assert run(capsys, "app.py", "--add-ignores", "one replica only") == (0, "1 comment added\n")
     assert (
         "visits = 0  # anypod: ignore[POD101] one replica only" in (project / "app.py").read_text()
     )
@@ -167,7 +167,8 @@ def test_add_ignores_then_clean(project: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_baseline_survives_moved_lines(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "app.py", "--write-baseline", "accepted.json")
+    said = "accepted.json: 1 finding accepted\n"
+    assert run(capsys, "app.py", "--write-baseline", "accepted.json") == (0, said)
     (project / "app.py").write_text("# moved\n\n" + BAD)
     assert run(capsys, "app.py", "--baseline", "accepted.json")[0] == 0
     (project / "app.py").write_text(BAD.replace("visits", "calls"))

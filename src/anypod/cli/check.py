@@ -134,18 +134,22 @@ def _run(options: argparse.Namespace) -> int:
             return 2
     if options.write_baseline:
         count = suppressions.write_baseline(options.write_baseline, result.findings)
-        print(f"{options.write_baseline}: {count} findings accepted", file=sys.stderr)
+        print(f"{options.write_baseline}: {_counted(count, 'finding')} accepted", file=sys.stderr)
         return 0
     if options.add_ignores:
         from anypod.check import changes
 
         count, refused = changes.add_ignores(result, options.add_ignores)
-        print(f"{count} comments added", file=sys.stderr)
+        print(f"{_counted(count, 'comment')} added", file=sys.stderr)
         for problem in refused:
             print(report.told(problem), file=sys.stderr)
         return 0
     _print(options, result)
     return _status(result, config)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _configured(options: argparse.Namespace, config: Config) -> tuple[Config, str]:
