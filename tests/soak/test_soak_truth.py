@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from anypod.prove.events import Outcome
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3_600)]
 
 PASSES = int(os.environ.get("ANYPOD_SOAK_PASSES", "20"))
+AT_ONCE = 2  # while one proof waits for a clock to tick, another one plays
 ROOT = Path(__file__).parent.parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
 JUDGED = ("src/anypod/prove", "src/anypod/replicas", str(CORPUS.relative_to(ROOT)))
@@ -34,7 +36,8 @@ JUDGED = ("src/anypod/prove", "src/anypod/replicas", str(CORPUS.relative_to(ROOT
 def test_every_pass_tells_the_truth(number: int) -> None:
     loads = [os.getloadavg()[0]]
     began = time.monotonic()
-    results = [measure(service) for service in services()]
+    with ThreadPoolExecutor(AT_ONCE) as several:
+        results = [*several.map(measure, services())]
     seconds = time.monotonic() - began
     loads.append(os.getloadavg()[0])
     came = tally(results)
@@ -131,7 +134,7 @@ def page(results: dict[str, Any]) -> str:
             *rows,
             "",
             "*cause verified* counts among the found bugs that have a state behind them. *load* is the machine's",
-            "load average when the pass began and when it ended: its own is about 2.",
+            "load average when the pass began and when it ended: its own is about 4, of two services at once.",
             "",
             "## What went astray in any pass",
             "",
