@@ -100,7 +100,8 @@ class Idempotency:
         self.failures = failures
         self.unavailable = unavailable
         self.store = store
-        self._serializer: Serializer[Any] = Serializer(type, owner=f"idempotency {name!r}")
+        self._owner = f"idempotency {name!r}"
+        self._serializer: Serializer[Any] = Serializer(type, owner=self._owner)
         self._prefix = ""
 
     def claim(
@@ -208,9 +209,9 @@ class Idempotency:
             self._prefix = self.store.prefix("idempotency", self.name)
         return self._prefix + encode(key)
 
-    def claim_flow(self, key: Key, fingerprint: str, wait: float) -> Flow[Claimed]:
+    def claim_flow(self, address: str, fingerprint: str, wait: float) -> Flow[Claimed]:
         """Claim, waiting for whoever is at work; the reply is granted or complete."""
-        owner = f"idempotency {self.name!r}"
+        owner = self._owner
         check_wait(owner, wait)
         if not isinstance(fingerprint, str):
             raise TypeError(
@@ -222,7 +223,6 @@ class Idempotency:
                 f"{owner}: a fingerprint has {LONGEST_FINGERPRINT} characters at most, not {len(fingerprint):,}; "
                 f"give a hash of it"
             )
-        address = self.address(key)
         patience = time.monotonic() + wait
         pause = _FIRST_PAUSE
         while True:
@@ -308,8 +308,9 @@ class _Block:
 
     def __enter__(self) -> Attempt:
         family = self._family
-        flow = family.claim_flow(self._key, self._fingerprint, self._wait)
-        attempt = self._begin(run(family.store, flow))
+        address = family.address(self._key)
+        flow = family.claim_flow(address, self._fingerprint, self._wait)
+        attempt = self._begin(address, run(family.store, flow))
         if not attempt.replayed:
             self._heartbeat.__enter__()
         return attempt
@@ -333,8 +334,9 @@ class _Block:
 
     async def __aenter__(self) -> Attempt:
         family = self._family
-        flow = family.claim_flow(self._key, self._fingerprint, self._wait)
-        attempt = self._begin(await arun(family.store, flow))
+        address = family.address(self._key)
+        flow = family.claim_flow(address, self._fingerprint, self._wait)
+        attempt = self._begin(address, await arun(family.store, flow))
         if not attempt.replayed:
             await self._heartbeat.__aenter__()
         return attempt
@@ -356,9 +358,8 @@ class _Block:
         finally:
             await self._heartbeat.__aexit__(kind, error, trace)
 
-    def _begin(self, claimed: Claimed) -> Attempt:
+    def _begin(self, address: str, claimed: Claimed) -> Attempt:
         family = self._family
-        address = family.address(self._key)
         attempt = self._attempt = Attempt(family, address, claimed.token, claimed.attempt)
         if claimed.status is ClaimStatus.COMPLETE:
             attempt.replay(claimed.outcome or b"")

@@ -166,8 +166,9 @@ class Within:
             await arun(store, self._acommit(attempt))
 
     def _open(self, key: Key, fingerprint: str, wait: float) -> Flow[TransactionalAttempt]:
-        claimed: Claimed = yield from self.family.claim_flow(key, fingerprint, wait)
-        attempt = TransactionalAttempt(self, key, claimed)
+        address = self.family.address(key)
+        claimed: Claimed = yield from self.family.claim_flow(address, fingerprint, wait)
+        attempt = TransactionalAttempt(self, address, claimed)
         if claimed.status is ClaimStatus.COMPLETE:
             attempt.replay(claimed.outcome or b"")
             return attempt
@@ -286,8 +287,8 @@ class TransactionalAttempt(Attempt):
         stored: the outcome as it is kept.
     """
 
-    def __init__(self, within: Within, key: Key, claimed: Claimed) -> None:
-        super().__init__(within.family, within.family.address(key), claimed.token, claimed.attempt)
+    def __init__(self, within: Within, address: str, claimed: Claimed) -> None:
+        super().__init__(within.family, address, claimed.token, claimed.attempt)
         self.abandoned = False
         self.stored = b""
         self._transaction = within.transaction
