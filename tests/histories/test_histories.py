@@ -27,8 +27,11 @@ def assert_linearizable(report: Report, campaign: Campaign) -> None:
     assert report.operations >= campaign.operations, where
     assert set(report.checked) == {"counter", "map", "lock", "idempotency", "session"}, where
     assert report.holdings, where
-    share = 10 if campaign.workers else 100  # threads of one interpreter hardly meet
-    assert report.overlapping > report.operations // share, f"{where}: hardly anything met"
+
+
+def enough_met(campaign: Campaign) -> int:
+    """How many operations must have overlapped another on their key, for the history to show anything."""
+    return campaign.operations // (10 if campaign.workers else 100)  # threads hardly meet
 
 
 def campaign_on(url: str, folder: Path, seed: int, operations: int) -> Campaign:
@@ -52,14 +55,20 @@ def test_every_key_is_linearizable(
         url = f"sqlite:///{tmp_path}/state.db"
     else:
         url = request.getfixturevalue(f"{store}_url")
-    campaign = campaign_on(url, tmp_path / "history", SEED, OPERATIONS)
-    report = verify(campaign.run())
-    assert_linearizable(report, campaign)
-    if not campaign.workers:
-        return
-    assert report.unknown, "nobody was killed in the middle of anything"
-    harms = {step.harm for step in campaign.happened}
-    assert harms == (set(Harm) if campaign.network else {Harm.KILL, Harm.STOP})
+    met = 0
+    # How often callers meet is the machine's doing: a busy one takes a campaign more, never a lower bar.
+    for seed in range(SEED, SEED + 4):
+        campaign = campaign_on(url, tmp_path / f"history{seed}", seed, OPERATIONS)
+        report = verify(campaign.run())
+        assert_linearizable(report, campaign)
+        if campaign.workers:
+            assert report.unknown, "nobody was killed in the middle of anything"
+            harms = {step.harm for step in campaign.happened}
+            assert harms == (set(Harm) if campaign.network else {Harm.KILL, Harm.STOP})
+        met += report.overlapping
+        if met > enough_met(campaign):
+            return
+    pytest.fail(f"{url}: of four campaigns, only {met} operations met another")
 
 
 def test_a_plan_follows_from_its_seed() -> None:
