@@ -40,6 +40,14 @@ def test_another_pod_parts_every_pair_by_import(steps: int, slots: int) -> None:
     assert all(a.slot != b.slot for a, b in pairwise(neighbours))
 
 
+@given(steps=st.integers(2, 40), slots=st.integers(2, 5))
+def test_replicas_that_stay_part_every_pair_too(steps: int, slots: int) -> None:
+    runs = list(another_pod(steps, slots, routed=True))
+    assert all(d.life == 0 for schedule in runs for d in schedule.deliveries)
+    for first, second in combinations(range(steps), 2):
+        assert any(s.deliveries[first].slot != s.deliveries[second].slot for s in runs)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     steps=st.integers(3, 14),

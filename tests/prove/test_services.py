@@ -17,7 +17,7 @@ from anypod.cli.service import read_env
 from anypod.errors import ConfigurationError
 from anypod.prove.engine import Options, prove
 from anypod.prove.events import Outcome, Verdict
-from anypod.prove.schedules import Kind
+from anypod.prove.schedules import ROUTED, Kind
 from anypod.prove.workload import parse
 from anypod.replicas import Application
 
@@ -340,21 +340,46 @@ def elsewhere(project: Project) -> Iterator[tuple[str, ...]]:
         process.wait()
 
 
+def emptied(urls: tuple[str, ...]) -> str:
+    """A command that empties replicas."""
+    return " && ".join(
+        f"{sys.executable} -c \"import urllib.request as u; u.urlopen(u.Request('{url}/reset', method='POST'))\""
+        for url in urls
+    )
+
+
 def test_replicas_that_run_elsewhere_are_only_routed(
     project: Project, elsewhere: tuple[str, ...]
 ) -> None:
-    empty = " && ".join(
-        f"{sys.executable} -c \"import urllib.request as u; u.urlopen(u.Request('{url}/reset', method='POST'))\""
-        for url in elsewhere
-    )
-    routed = frozenset({Kind.STALE_COPY, Kind.RETRY, Kind.OVERLAP})
     three = "GET /visits\n\n###\nPOST /visits\n\n###\nGET /visits\n"
-    verdict = run(project, three, replace(FEW, schedules=routed), urls=elsewhere, reset=(empty,))
+    verdict = run(
+        project,
+        three,
+        replace(FEW, schedules=ROUTED),
+        urls=elsewhere,
+        reset=(emptied(elsewhere),),
+    )
     assert verdict.outcome is Outcome.DIFFERENT, verdict.reason
     assert verdict.divergences[0].route == "GET /visits"
     assert verdict.divergences[0].cause is None
     assert any("no cause is looked for" in text for text in verdict.warnings)
     assert verdict.starts == 0
+
+
+def test_a_write_on_one_replica_elsewhere_is_read_on_another(
+    project: Project, elsewhere: tuple[str, ...]
+) -> None:
+    verdict = run(
+        project, options=replace(FEW, schedules=ROUTED), urls=elsewhere, reset=(emptied(elsewhere),)
+    )
+    (found,) = verdict.divergences
+    assert (found.route, found.schedule, found.got) == ("GET /visits", Kind.ANOTHER_POD, "0")
+    assert [request.pod for request in found.requests] == [1, 2]
+    assert verdict.exit_code == 1
+    assert verdict.coverage is not None
+    assert verdict.coverage.pairs == (1, 1)
+    for kind in (Kind.POD_MOVED, Kind.DEPLOY, "a replica that has served nothing"):
+        assert f"{kind}: the replicas run elsewhere" in verdict.not_tried
 
 
 def test_without_a_reset_what_stays_is_told(project: Project, elsewhere: tuple[str, ...]) -> None:

@@ -10,14 +10,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from anypod.errors import ConfigurationError
-from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.schedules import ROUTED, TRIED, Kind
 from anypod.replicas import Application, address_of
 from anypod.replicas.outside import is_state, told
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
-# What can be tried with replicas that are not ours to start, kill or look into.
-ROUTED = frozenset({Kind.STALE_COPY, Kind.RETRY, Kind.OVERLAP})
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -192,6 +192,7 @@ class _Proof:
             overlaps=pairings(
                 self.workload, baseline.trace, Nearness(self.workload, baseline.changing)
             ),
+            routed=bool(self.application.urls),
         )
         self.plan = plan  # before it is told: who hears of it may interrupt
         self.left_out += plan.unplanned
@@ -261,6 +262,7 @@ class _Proof:
             return
         self.done.played[kind] += 1
         self.done.requests += len(ran.run.schedule.deliveries)
+        self.done.pairs += ran.run.pairs
         self.done.triples += ran.run.triples
         self._note_escapes(ran.escapes)
         for suspect in ran.suspects:
@@ -462,6 +464,7 @@ class _Proof:
             self.left_out,
             kinds=self.options.schedules,
             replicas=self.options.replicas,
+            routed=bool(self.application.urls),
         )
         return Verdict(
             outcome,

@@ -429,7 +429,7 @@ def _until(schedule: Schedule, step: int) -> tuple[Schedule, int]:
 
 def _kind(schedule: Schedule) -> Kind:
     """What a reduced schedule shows: without an earlier visit to the reader's pod nothing is stale."""
-    if schedule.kind not in {Kind.STALE_COPY, Kind.RANDOM}:
+    if schedule.kind not in {Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RANDOM}:
         return schedule.kind
     *earlier, reader = schedule.deliveries
     visited = any((d.slot, d.life) == (reader.slot, reader.life) for d in earlier)

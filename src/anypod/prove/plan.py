@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 from anypod.prove import schedules
 from anypod.prove.guesses import Nearness
@@ -32,9 +33,10 @@ REPEATED_METHODS = frozenset({"PUT", "DELETE"})
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A schedule to play, and how many new triples it covers."""
+    """A schedule to play, and how many new pairs and triples it covers."""
 
     schedule: Schedule
+    pairs: int = 0
     triples: int = 0
     urgency: int = 0
 
@@ -103,6 +105,7 @@ def make(
     seconds_per_start: float,
     seconds_per_request: float,
     overlaps: Pairings | None = None,
+    routed: bool = False,
 ) -> Plan:
     """Plan the schedules of a workload.
 
@@ -117,6 +120,7 @@ def make(
         seconds_per_start: of one replica.
         seconds_per_request: of one request.
         overlaps: pairs of requests that may overlap.
+        routed: the replicas run already, and each stays the process that it is.
     """
     steps = len(workload.steps)
 
@@ -142,7 +146,7 @@ def make(
     runs: list[Run] = []
     left = affordable
     unplanned: list[str] = []
-    for kind, planned in _kinds(workload, changing, replicas, kinds, seed):
+    for kind, planned in _kinds(workload, changing, replicas, kinds, seed, routed=routed):
         if kind not in kinds:
             continue
         number = 0
@@ -185,20 +189,28 @@ def may_be_retried(step: Step) -> bool:
 
 
 def _kinds(
-    workload: Workload, changing: frozenset[int], replicas: int, kinds: frozenset[Kind], seed: int
+    workload: Workload,
+    changing: frozenset[int],
+    replicas: int,
+    kinds: frozenset[Kind],
+    seed: int,
+    *,
+    routed: bool,
 ) -> Iterator[tuple[Kind, Iterator[Run]]]:
     """Each kind with its schedules; the urgency interleaves them, so that a short budget tries all."""
     steps = len(workload.steps)
     unsafe = frozenset(s.index for s in workload.steps if s.method not in SAFE_METHODS)
     if replicas > 1:
-        yield Kind.ANOTHER_POD, _fresh(steps, replicas, parted=Kind.STALE_COPY in kinds)
+        dealt = _dealt(steps, replicas)
+        fresh = _fresh(steps, replicas, parted=Kind.STALE_COPY in kinds)
+        yield Kind.ANOTHER_POD, dealt if routed else fresh
     yield Kind.POD_MOVED, _moved(steps, unsafe)
     yield Kind.DEPLOY, _deployed(workload, replicas, changing)
     if replicas > 1:
         yield (
             Kind.STALE_COPY,
             (
-                Run(schedule, gained, urgency=2 + number)
+                Run(schedule, triples=gained, urgency=2 + number)
                 for number, (schedule, gained) in enumerate(
                     stale_copy(steps, replicas, writers=unsafe | changing, seed=seed)
                 )
@@ -211,7 +223,18 @@ def _fresh(steps: int, replicas: int, *, parted: bool) -> Iterator[Run]:
     for number, schedule in enumerate(another_pod(steps, replicas)):
         if number and parted:
             return
-        yield Run(schedule, urgency=0 if number == 0 else 20 + 20 * number)
+        pairs = 0 if number else steps * (steps - 1) // 2
+        yield Run(schedule, pairs, urgency=0 if number == 0 else 20 + 20 * number)
+
+
+def _dealt(steps: int, replicas: int) -> Iterator[Run]:
+    """No replica is fresh, so a run covers the pairs that it parts, and the first comes before all."""
+    left = set(combinations(range(steps), 2))
+    for number, schedule in enumerate(another_pod(steps, replicas, routed=True)):
+        slots = [delivery.slot for delivery in schedule.deliveries]
+        parted = {(i, j) for i, j in left if slots[i] != slots[j]}
+        left -= parted
+        yield Run(schedule, len(parted), urgency=number)
 
 
 def _moved(steps: int, unsafe: frozenset[int]) -> Iterator[Run]:

@@ -38,6 +38,8 @@ TRIED: tuple[Kind, ...] = (
     Kind.DEPLOY,
     Kind.OVERLAP,
 )
+# What can be tried with replicas that are not ours to start, kill or look into.
+ROUTED = frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY, Kind.OVERLAP})
 NEW_PROCESS = 0.1  # how often a pod is another process when a random schedule comes to it
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -110,20 +112,29 @@ def one_replica(steps: Sequence[int], *, slot: int = 0) -> tuple[Delivery, ...]:
     return tuple(Delivery(step, slot) for step in steps)
 
 
-def another_pod(steps: int, slots: int) -> Iterator[Schedule]:
+def another_pod(steps: int, slots: int, *, routed: bool = False) -> Iterator[Schedule]:
     """Each request on a replica that has served nothing.
 
     One such run covers every pair of a write and a later read. Replicas of one slot descend from one
     import, so the following runs deal the slots by another digit of the position: over all of them
     every pair of requests is also served by two imports.
+
+    Args:
+        steps: number of steps.
+        slots: number of slots.
+        routed: there is one process in each slot, which cannot be replaced; then it takes all of
+            the runs to part every pair.
     """
     divisor = 1
     while True:
         yield Schedule(
             Kind.ANOTHER_POD,
-            "each request on a replica that served nothing",
+            "each request on a replica that served nothing"
+            if not routed
+            else f"{divisor} and {divisor} requests in turn on each replica",
             tuple(
-                Delivery(step, (step // divisor) % slots, life=step + 1) for step in range(steps)
+                Delivery(step, (step // divisor) % slots, life=0 if routed else step + 1)
+                for step in range(steps)
             ),
         )
         divisor *= slots

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from anypod.prove.events import Coverage, Divergence, RouteCoverage
 from anypod.prove.plan import Plan
-from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.schedules import ROUTED, TRIED, Kind
 from anypod.prove.workload import Workload, route
 from anypod.replicas import StartFailed
 
@@ -26,6 +26,7 @@ class Done:
     played: Counter[Kind] = field(default_factory=Counter)
     unplayed: Counter[Kind] = field(default_factory=Counter)
     requests: int = 0
+    pairs: int = 0
     triples: int = 0
     modes: int = 0
     starts: int = 0
@@ -82,7 +83,7 @@ def coverage(workload: Workload, plan: Plan, done: Done, *, failing: Sequence[in
         schedules=(sum(done.played[kind] for kind in TRIED), planned),
         random=done.played[Kind.RANDOM],
         routes=(len(compared), len(routes)),
-        pairs=(pairs if done.played[Kind.ANOTHER_POD] else 0, pairs),
+        pairs=(done.pairs, pairs),
         triples=(done.triples, plan.triples),
         retries=(done.modes * len(plan.retried), modes * len(plan.retried)),
         deploys=(done.played[Kind.DEPLOY], plan.count(Kind.DEPLOY)),
@@ -149,7 +150,13 @@ def claim(
 
 
 def not_tried(
-    plan: Plan, done: Done, left_out: Sequence[str], *, kinds: frozenset[Kind], replicas: int
+    plan: Plan,
+    done: Done,
+    left_out: Sequence[str],
+    *,
+    kinds: frozenset[Kind],
+    replicas: int,
+    routed: bool = False,
 ) -> tuple[str, ...]:
     """What the reader must not take for tried, the specific first."""
     items = list(left_out)
@@ -171,8 +178,12 @@ def not_tried(
         )
     if plan.overlaps:
         items.append("at the same moment: two reads, unrelated requests, more than two")
+    if routed:
+        items.append("a replica that has served nothing: the replicas run elsewhere")
     for kind in TRIED:
-        if kind not in kinds:
+        if routed and kind not in ROUTED:
+            items.append(f"{kind}: the replicas run elsewhere")
+        elif kind not in kinds:
             items.append(f"{kind}: not asked for")
         elif replicas == 1 and kind in {Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.OVERLAP}:
             items.append(f"{kind}: there is one replica")
