@@ -53,6 +53,7 @@ CONFIGURED = (
 )
 # Something like a path or a file's name; not a media type, not a URL.
 _FILE = r"^(?!\w+://|(?:application|audio|image|text|video)/).*(?:\w[/.]\w|\w/|/\w)"
+_JOINS = frozenset({"os.path.join", "pathlib.Path"})
 _NOWHERE = ("/dev/", "/proc/", "/sys/")
 
 
@@ -466,4 +467,13 @@ def label_of(analysis: Analysis, path: Value, frame: Frame) -> str:
         if dotted.startswith(CONFIGURED):
             return f"files under {dotted}"
     names = [n for n in analysis.names_of(path, frame) if n.isupper()]
-    return f"files under {names[0]}" if names else ""
+    if names:
+        return f"files under {names[0]}"
+    for one, where in everything:
+        if one[0] == "r" and (first := where.function.body.calls[one[1]][ARGS][:1]):
+            text = first[0][1] if first[0][0] == "k" else ""
+            if isinstance(text, str) and re.fullmatch(r"[\w-]{2,}", text):
+                callees = analysis.resolver.callees(where, one[1])
+                if any(callee[0] == "E" and callee[1] in _JOINS for callee in callees):
+                    return f"files under {text!r}"
+    return ""

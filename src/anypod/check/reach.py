@@ -119,12 +119,10 @@ class Walk(Looks):
                         seen.add(child)
                         self.visited[child] = depth
                         queue.append(child)
-            if not self._grown and turn < _PASSES:
-                break
-            self.resolver.forget()
-            if turn + 1 >= _PASSES and carried == len(self.resolver.handed_on):
+            if not self._grown or (turn + 1 >= _PASSES and carried == len(self.resolver.handed_on)):
                 # Only what requests hand on may need more: one thing is taken from another.
                 break
+            self.resolver.forget()
 
     # One frame
 

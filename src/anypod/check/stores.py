@@ -274,7 +274,9 @@ def _is_kv(dotted: str) -> bool:
 def _in_transaction(frame: Frame) -> bool:
     for callees in frame.callees.values():
         for callee in callees:
-            if callee[0] == "X" and callee[2].rpartition(".")[2] in {
+            if callee[0] in "EX" and str(callee[1 if callee[0] == "E" else 2]).rpartition(".")[
+                2
+            ] in {
                 "watch",
                 "transaction",
                 "lock",
@@ -290,11 +292,21 @@ def _derives_from_get(analysis: Analysis, value: Value, external: External) -> b
     for one in analysis.deep(value, external.frame, 80):
         if one[0] == "r":
             for callee in analysis.resolver.callees(external.frame, one[1]):
-                dotted = str(callee[2] if callee[0] == "X" else "")
+                dotted = str(callee[1 if callee[0] == "E" else 2]) if callee[0] in "EX" else ""
+                if value[0] in "su" and not _is_changed(value, external.frame):
+                    continue  # a cache that is filled when it is empty
                 if dotted.rpartition(".")[2] in _GETS and _is_kv(dotted):
                     return True
     # `data = json.loads(r.get(k)); data["n"] += 1; r.set(k, json.dumps(data))`
     return False
+
+
+def _is_changed(value: Value, frame: Frame) -> bool:
+    """Whether a value was computed, or is an object that the function changes."""
+    body = frame.function.body
+    options = body.slots[value[1]] if value[0] == "s" else (value,)
+    made = (one for o in options for one in (o[1] if o[0] == "u" else (o,)))
+    return any(one[0] == "o" for one in made) or any(e[TARGET] == value for e in body.effects)
 
 
 # Check, then insert
