@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis
+from anypod.check.databases import embedded_databases
 from anypod.check.effects import sql_of
 from anypod.check.facts import ARGS, CALL_CONTEXT, CALL_LINE, GENERATOR, KWARGS, Value
 from anypod.check.files import is_log
@@ -47,6 +48,7 @@ _SHARED_EFFECTS = frozenset(
 )
 
 
+_OF_ONE_FILE = ("sqlite3.connect()", "aiosqlite.connect()", "duckdb.connect()", "tinydb.TinyDB()")
 _OUTSIDE = frozenset(
     [
         "cross",
@@ -78,6 +80,7 @@ class Coordination(NamedTuple):
 
 def locks(analysis: Analysis) -> Iterator[Coordination]:
     """Long-lived locks that requests hold around effects on shared stores, files and services."""
+    told = _told(analysis)
     for frame in analysis.parents:
         body = frame.function.body
         for number, (_, kind, payload) in enumerate(body.contexts):
@@ -91,14 +94,20 @@ def locks(analysis: Analysis) -> Iterator[Coordination]:
                 ]
                 if _fills_once(analysis, frame, number) or _locks_outside(analysis, frame, number):
                     continue
-                if _has_shared_effect(analysis, frame, inside, each=place[2][-1:] == ("[]",)):
+                if _has_shared_effect(analysis, frame, inside, told, each=place[2][-1:] == ("[]",)):
                     yield _lock(analysis, frame, payload[1], 0, place)
     for external in analysis.externals:
         if external.dotted.removesuffix("().acquire") not in LOCKS or external.receiver is None:
             continue
         everything = range(len(external.frame.function.body.calls))
-        if _has_shared_effect(analysis, external.frame, everything):
+        if _has_shared_effect(analysis, external.frame, everything, told):
             yield _lock(analysis, external.frame, external.line, external.column, external.receiver)
+
+
+def _told(analysis: Analysis) -> tuple[str, ...]:
+    """Connections to a database of this pod's own, told where it is opened: a lock there is the connection's."""
+    used = any(e.dotted.startswith(_OF_ONE_FILE) for e in analysis.externals)
+    return _OF_ONE_FILE if used and any(embedded_databases(analysis, "")) else ()
 
 
 def _locks_outside(analysis: Analysis, frame: Frame, number: int) -> bool:
@@ -175,14 +184,19 @@ def _is_within(contexts: list[tuple[int, str, object]], context: int, number: in
 
 
 def _has_shared_effect(
-    analysis: Analysis, frame: Frame, inside: object, *, each: bool = False
+    analysis: Analysis,
+    frame: Frame,
+    inside: object,
+    told: tuple[str, ...],
+    *,
+    each: bool = False,
 ) -> bool:
     wanted = set(inside)  # type: ignore[call-overload]
     for external in analysis.externals:
         if (
             external.frame is frame
             and external.call in wanted
-            and _is_shared_effect(analysis, external)
+            and _is_shared_effect(analysis, external, told)
         ):
             return True
     lines = {frame.function.body.calls[i][CALL_LINE] for i in wanted}
@@ -194,12 +208,12 @@ def _has_shared_effect(
             for _ in range(3 if each else 0):
                 reached |= {c for one in reached for c, _ in one.children}
             for external in analysis.externals:
-                if external.frame in reached and _is_shared_effect(analysis, external):
+                if external.frame in reached and _is_shared_effect(analysis, external, told):
                     return True
     return False
 
 
-def _is_shared_effect(analysis: Analysis, external: External) -> bool:
+def _is_shared_effect(analysis: Analysis, external: External, told: tuple[str, ...]) -> bool:
     dotted = external.dotted
     if dotted.startswith(
         ("threading.", "asyncio.", "logging.", "builtins.", "time.", "collections.", "request")
@@ -212,6 +226,8 @@ def _is_shared_effect(analysis: Analysis, external: External) -> bool:
         if not isinstance(text, str) or not set(text) & set("wax+"):
             return False
         return not ("a" in text and is_log(analysis, call[ARGS][0], external.frame))
+    if told and dotted.startswith(told):
+        return False
     last = dotted.rpartition(".")[2]
     if last in {"commit", "flush"} and external.frame.function.flags & GENERATOR:
         # A context manager closes what its users did.

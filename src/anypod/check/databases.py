@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from anypod.check.analysis import Analysis
 from anypod.check.drafts import finding as drafted
 from anypod.check.drafts import located
-from anypod.check.facts import ARGS, CALLEE, KWARGS, NEW, OP, TARGET, Value
+from anypod.check.facts import ARGS, KWARGS, Value
 from anypod.check.files import CONFIGURED, dotted_in, is_configured, is_temporary, texts_in
-from anypod.check.frames import Frame, walk
+from anypod.check.frames import walk
 from anypod.check.model import ERROR, Finding
 from anypod.check.reach import External
-from anypod.check.settings import settings
+from anypod.check.settings import settings, updates
 
 _EMBEDDED = {
     "sqlite3.connect": 0, "aiosqlite.connect": 0, "shelve.open": 0, "dbm.open": 0, "tinydb.TinyDB": 0,
@@ -144,7 +144,7 @@ def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
             frame = setting.frame
             if "django.db.backends.sqlite3" not in texts or any(":memory:" in t for t in texts):
                 continue
-            given = (setting.value, *_updates(frame, setting.name))
+            given = (setting.value, *updates(frame, setting.name))
             if any(d.startswith(CONFIGURED) for v in given for d in dotted_in(analysis, v, frame)):
                 continue
             text = "django.db.backends.sqlite3"
@@ -156,15 +156,3 @@ def _configured_databases(analysis: Analysis, why: str) -> Iterable[Finding]:
                 why,
                 "file",
             )
-
-
-def _updates(frame: Frame, name: str) -> Iterator[Value]:
-    """What a module goes on to put into a setting: `DATABASES["default"].update(dj_database_url.config())`."""
-    body = frame.function.body
-    for call in body.calls:
-        callee = call[CALLEE]
-        if callee[0] == "a" and callee[2] == "update" and ("n", name) in walk(callee[1]):
-            yield from call[ARGS]
-    for effect in body.effects:
-        if effect[OP] == "set" and ("n", name) in walk(effect[TARGET]):
-            yield effect[NEW]

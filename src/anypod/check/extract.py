@@ -13,6 +13,7 @@ from typing import Any
 from anypod.check.facts import (
     ASYNC,
     CLASSMETHOD,
+    NONE,
     PROPERTY,
     STATIC,
     UNKNOWN,
@@ -265,7 +266,7 @@ class Scope(Statements):
                     "del", self.expr(target.value), self.expr(target.slice), UNKNOWN, target
                 )
             elif type(target) is ast.Attribute:
-                self.effect("delattr", self.expr(target.value), target.attr, UNKNOWN, target)
+                self.effect("delattr", self.expr(target.value), target.attr, NONE, target)
 
     def returned(self, node: ast.Return) -> None:
         """`return value`."""

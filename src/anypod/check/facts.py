@@ -22,7 +22,7 @@ from typing import Any
 
 Value = tuple[Any, ...]
 
-FACTS_VERSION = 11
+FACTS_VERSION = 12
 """Raise it whenever the layout or the meaning of a fact changes: stored facts of another version are void."""
 
 # Flags of a function.

@@ -7,7 +7,20 @@ from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis
-from anypod.check.facts import ARGS, CALL_COL, CALL_LINE, CALLEE, GENERATOR, KWARGS, Value
+from anypod.check.facts import (
+    ARGS,
+    CALL_COL,
+    CALL_LINE,
+    CALLEE,
+    EFFECT_LINE,
+    GENERATOR,
+    KEY,
+    KWARGS,
+    NEW,
+    OP,
+    Module,
+    Value,
+)
 from anypod.check.frames import Frame
 from anypod.check.model import ERROR, WARNING
 from anypod.check.settings import NOT_PRODUCTION, settings
@@ -58,6 +71,11 @@ _LEAVING = frozenset(
 
 # Methods that keep what they are given.
 _KEEPERS = frozenset({"set", "write", "write_text", "write_bytes", "save", "store", "setdefault"})
+_KEEPING = frozenset({"write", "save", "store", "persist"})
+
+
+# Path, line, column, frame, name, value.
+_Candidate = tuple[str, int, int, Frame, str, Value]
 
 
 class Identity(NamedTuple):
@@ -78,8 +96,12 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
     if not analysis.entries:
         return
     seen: set[tuple[str, int]] = set()
+    handlers = {e.function.module for e in analysis.entries}
     for path, line, column, frame, name, value in _candidates(analysis):
-        if (path, line) in seen or not _is_secret_name(name):
+        signs = _is_secret_name(name)
+        # Beside the handlers, which tell it to others.
+        names = path in handlers and not frame.function.qualname and _is_own_name(name)
+        if (path, line) in seen or not (signs or names):
             continue
         maker = next(
             (
@@ -98,7 +120,8 @@ def secrets(analysis: Analysis) -> Iterator[Identity]:
             column,
             frame,
             name,
-            f"{name} is made by {maker.rpartition('.')[2]} in every process: what one replica signs, no other accepts",
+            f"{name} is made by {maker.rpartition('.')[2]} in every process: "
+            + ("what one replica signs, no other accepts" if signs else "each replica is another"),
             "secret",
         )
 
@@ -132,7 +155,7 @@ def _is_stored(analysis: Analysis, value: Value, frame: Frame) -> bool:
     }
     return any(
         call[CALLEE][0] == "a"
-        and call[CALLEE][2] in _KEEPERS
+        and (call[CALLEE][2] in _KEEPERS or words.words(call[CALLEE][2]) & _KEEPING)
         and any(one in made for given in call[ARGS] for one in analysis.deep(given, frame))
         for call in frame.function.body.calls
     )
@@ -140,27 +163,23 @@ def _is_stored(analysis: Analysis, value: Value, frame: Frame) -> bool:
 
 def _is_secret_name(name: str) -> bool:
     spoken = words.words(name)
-    return bool(spoken & _SECRET) and not spoken & _NOT_SECRET
+    return "secret" in spoken or (bool(spoken & _SECRET) and not spoken & _NOT_SECRET)
 
 
-def _candidates(analysis: Analysis) -> Iterator[tuple[str, int, int, Frame, str, Value]]:
+def _is_own_name(name: str) -> bool:
+    """`node_identifier`: who the service says it is."""
+    spoken = words.words(name)
+    return bool(spoken & {"identifier", "identity"}) and not spoken & (_NOT_SECRET - {"node"})
+
+
+def _candidates(analysis: Analysis) -> Iterator[_Candidate]:
     for setting in settings(analysis):
         yield setting.path, setting.line, 0, setting.frame, setting.name, setting.value
     for module in analysis.project.modules.values():
-        if module.is_test or "/migrations/" in f"/{module.path}" or "/versions/" in module.path:
-            continue
-        frame = analysis.resolver.module_frame(module.path)
-        for name, entries in module.symbols.items():
-            for value, line, function in entries:
-                if not function and value[0] not in "lcm":
-                    yield module.path, line, 0, frame, name, value
-        for cls in module.classes.values():
-            if words.words(cls.name) & NOT_PRODUCTION:
-                continue
-            owner = analysis.resolver.frame(module.functions[cls.owner], startup=True)
-            for name, bindings in cls.attributes.items():
-                for value, line in bindings:
-                    yield module.path, line, 0, owner, name, value
+        if not (
+            module.is_test or "/migrations/" in f"/{module.path}" or "/versions/" in module.path
+        ):
+            yield from _in_module(analysis, module)
     for external in analysis.startup_externals:
         call = external.frame.function.body.calls[external.call]
         given = [(k, v) for k, v in call[KWARGS] if _is_secret_name(k)]
@@ -175,6 +194,50 @@ def _candidates(analysis: Analysis) -> Iterator[tuple[str, int, int, Frame, str,
                 name,
                 value,
             )
+
+
+def _in_module(analysis: Analysis, module: Module) -> Iterator[_Candidate]:
+    frame = analysis.resolver.module_frame(module.path)
+    late = False
+    for name, entries in module.symbols.items():
+        for value, line, function in entries:
+            if value[0] == "m":
+                late = late or value[1].startswith(("tornado", "traitlets"))
+            elif not function and value[0] not in "lc":
+                yield module.path, line, 0, frame, name, value
+    if late:
+        yield from _set_late(analysis, module)
+    for cls in module.classes.values():
+        if words.words(cls.name) & NOT_PRODUCTION:
+            continue
+        owner = analysis.resolver.frame(module.functions[cls.owner], startup=True)
+        for name, bindings in cls.attributes.items():
+            for value, line in bindings:
+                yield module.path, line, 0, owner, name, value
+
+
+def _set_late(analysis: Analysis, module: Module) -> Iterator[_Candidate]:
+    """Settings of an application that its framework starts: `settings["cookie_secret"] = …`, `@default("secret")`."""
+    for function in module.functions.values():
+        calls = module.functions[function.owner].body.calls if function.decorators else ()
+        given = [
+            str(argument[1])
+            for d in function.decorators
+            if d[0] == "r" and calls[d[1]][CALLEE][-1] == "default"
+            for argument in calls[d[1]][ARGS][:1]
+            if argument[0] == "k"
+        ]
+        name = next(filter(_is_secret_name, given), "")
+        if not name and b"_secret" not in function.raw:
+            continue
+        frame = analysis.resolver.frame(function, startup=True)
+        for value in function.body.returns if name else ():
+            if value[0] == "r":
+                call = function.body.calls[value[1]]
+                yield module.path, call[CALL_LINE], call[CALL_COL], frame, name, value
+        for effect in function.body.effects:
+            if effect[OP] == "set" and effect[KEY] == ("k", "cookie_secret"):
+                yield module.path, effect[EFFECT_LINE], 0, frame, "cookie_secret", effect[NEW]
 
 
 def keys(analysis: Analysis) -> Iterator[Identity]:

@@ -17,6 +17,7 @@ from anypod.check.purposes import (
     clears,
     expires_with_a_sibling,
     has_ttl,
+    is_load,
     is_made_by_each_reader,
     is_of_each_connection,
     is_throttle,
@@ -54,6 +55,7 @@ _OWN_BUSINESS = frozenset(
     }
 )
 _LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})
+_OWN = (is_throttle, is_load, is_made_by_each_reader)
 _METRICS = ("prometheus_client.", "statsd.", "opentelemetry.", "datadog.", "sentry_sdk.")
 
 
@@ -98,7 +100,7 @@ def _judge(analysis: Analysis, state: State) -> Verdict | None:
         writes = without_settings(analysis, writes)
     if not writes or expires_with_a_sibling(analysis, state, writes):
         return None
-    if is_throttle(analysis, state, writes) or is_made_by_each_reader(analysis, state, writes):
+    if any(is_own(analysis, state, writes) for is_own in _OWN):
         return None
     if len(writes) < len(state.writes) and all(clears(w) or w.removes for w in writes):
         # Clients or tasks that are dropped, to be made anew.

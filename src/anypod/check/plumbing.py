@@ -167,16 +167,27 @@ def _is_itself(analysis: Analysis, state: State, value: Value, frame: Frame) -> 
 
 def _while_empty(analysis: Analysis, state: State, write: Write) -> bool:
     """Whether a write runs only as long as a state is empty or None: it is filled once, as a whole."""
-    for kind, condition in analysis.conditions(write.frame, write.context):
-        if condition[0] == "o" and condition[2][-1:] == (("k", None),):
-            asked, empty = condition[2][0], condition[1] in {"Is", "Eq"}
-        elif condition[0] == "o" and condition[1] == "Not":
-            asked, empty = condition[2][0], True
-        else:
-            asked, empty = condition, False
-        if empty == (kind == "if") and _is_itself(analysis, state, asked, write.frame):
-            return kind in {"if", "else"}
-    return False
+    return any(
+        _is_missing(analysis, state, kind, condition, write.frame)
+        for kind, condition in analysis.conditions(write.frame, write.context)
+    )
+
+
+def _is_missing(
+    analysis: Analysis, state: State, kind: str, condition: Value, frame: Frame
+) -> bool:
+    """Whether a branch is taken when a state is empty or None."""
+    if condition[0] == "o" and condition[2][-1:] == (("k", None),):
+        asked, empty = condition[2][0], condition[1] in {"Is", "Eq"}
+    elif condition[0] == "o" and condition[1] == "Not":
+        asked, empty = condition[2][0], True
+    else:
+        asked, empty = condition, False
+    return (
+        kind in {"if", "else"}
+        and empty == (kind == "if")
+        and _is_itself(analysis, state, asked, frame)
+    )
 
 
 def runs_once(analysis: Analysis, write: Write) -> bool:
@@ -205,7 +216,7 @@ def runs_once(analysis: Analysis, write: Write) -> bool:
 def _is_lazy(analysis: Analysis, state: State, write: Write, value: Value) -> bool:
     if is_client(analysis, value, write.frame):
         return True
-    if not guarded_by_itself(analysis, state, write):
+    if not guarded_by_itself(analysis, state, write) and not _is_loaded(analysis, state, write):
         return False
     if value[0] == "k":
         # A flag that only ever goes up, once per process.
@@ -217,6 +228,17 @@ def _is_lazy(analysis: Analysis, state: State, write: Write, value: Value) -> bo
             is_request(analysis, one, write.frame) for one in analysis.deep(value, write.frame)
         )
     return _is_data_free(analysis, value, write.frame)
+
+
+def _is_loaded(analysis: Analysis, state: State, write: Write) -> bool:
+    """`if self.model is None: self.load()`, where `load` puts there what a library made."""
+    parent = analysis.parents.get(write.frame)
+    if parent is None or write.value is None or write.value[0] != "r":
+        return False
+    return any(
+        frame == parent[0] and _is_missing(analysis, state, kind, condition, frame)
+        for kind, condition, frame in surrounding(analysis, write.frame, write.context)
+    )
 
 
 def _is_container(analysis: Analysis, one: Obj) -> bool:

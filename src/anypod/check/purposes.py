@@ -15,6 +15,8 @@ from anypod.check.origins import (
 )
 from anypod.check.reach import Write
 
+_PEOPLE = frozenset({"online", "viewers", "players", "people", "connected", "guests", "seats"})
+
 
 def own_names(state: State) -> list[str]:
     """Every part of a state's name but the module's, its own last part first.
@@ -298,6 +300,40 @@ def is_throttle(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> 
             f.function.body.returns or f.function.body.raises or analysis.parents[f] is None
             for f in frames
         )
+    )
+
+
+def is_load(analysis: Analysis, state: State, writes: tuple[Write, ...]) -> bool:
+    """Whether a variable only counts what this process has under way: one more at the top of a call, one less at its end.
+
+    Who is connected is everybody's business, and so is how much one user has running.
+    """
+    if words.any_of(own_names(state), words.CONNECTIONS | words.SESSION | _PEOPLE):
+        return False
+    steps: dict[Frame, set[str]] = {}
+    for write in writes:
+        value = write.value
+        if value is None or value[0] != "o" or value[1] not in {"Add", "Sub"}:
+            return False
+        if write.op == "rebind":
+            counts = value[2][0] == ("n", state.name) and value[2][1:] == (("k", 1),)
+        else:
+            counts = write.op in {"aug", "augattr"} and value[2] == (("k", 1),)
+        if not counts or _is_asked_for(analysis, write):
+            return False
+        steps.setdefault(write.frame, set()).add(value[1])
+    return all(
+        found == {"Add", "Sub"}
+        and ("Q", "websocket") not in {o for group in frame.bindings for o in group}
+        and not any("WebSocket" in e.dotted for e in analysis.externals_of(frame))
+        for frame, found in steps.items()
+    )
+
+
+def _is_asked_for(analysis: Analysis, write: Write) -> bool:
+    """Whether the request says which entry a write changes."""
+    return write.key is not None and any(
+        is_request(analysis, one, write.frame) for one in analysis.deep(write.key, write.frame)
     )
 
 

@@ -414,7 +414,7 @@ class Walk(Looks):
 
     def _store(self, place: Obj, step: str, objects: Objects) -> None:
         """Remember what was put into a place."""
-        useful = [o for o in objects if o[0] in "DIPFCJ"]
+        useful = [o for o in objects if o[0] in "DIPFCJ" and not self._is_member(o)]
         if not useful or is_deep(place):
             return
         path = (*place[2], step) if step else place[2]
@@ -426,6 +426,15 @@ class Walk(Looks):
                 shapes.add(one[:2])
                 known[one] = None
                 self._grown = True
+
+    def _is_member(self, one: Obj) -> bool:
+        """`Status.WORKING`: a constant, not another name of what it is put into."""
+        return (
+            one[0] == "P"
+            and one[1][0] == "c"
+            and len(one[2]) == 1
+            and any(b.startswith("enum.") for b in self.resolver.external_bases(one[1][1:]))
+        )
 
     def in_memory(self, place: Obj) -> bool:
         """Whether a place (or what it is in) is known to be a container or object of this process."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
 from anypod.check.facts import (
+    ARGS,
     CALL_LINE,
     CALLEE,
     EFFECT_LINE,
@@ -74,6 +75,13 @@ def settings(analysis: Analysis) -> Iterator[Setting]:
             yield from _of_startup(frame)
 
 
+def of_django(analysis: Analysis) -> dict[str, Setting]:
+    """The settings of a Django project by name; none for an application that others install, or for a template."""
+    named = {s.name: s for s in settings(analysis)}
+    root = named.get("ROOT_URLCONF")
+    return named if root and root.value[0] == "k" and "{{" not in str(root.value[1]) else {}
+
+
 def _of_module(analysis: Analysis, module: Module) -> Iterator[Setting]:
     frame = analysis.resolver.module_frame(module.path)
     for name, entries in module.symbols.items():
@@ -124,3 +132,15 @@ def _of_startup(frame: Frame) -> Iterator[Setting]:
 
 def _is_config(target: Value) -> bool:
     return any(v[0] == "a" and v[2] == "config" for v in walk(target))
+
+
+def updates(frame: Frame, name: str) -> Iterator[Value]:
+    """What a module goes on to put into a setting: `DATABASES["default"].update(dj_database_url.config())`."""
+    body = frame.function.body
+    for call in body.calls:
+        callee = call[CALLEE]
+        if callee[0] == "a" and callee[2] == "update" and ("n", name) in walk(callee[1]):
+            yield from call[ARGS]
+    for effect in body.effects:
+        if effect[OP] == "set" and ("n", name) in walk(effect[TARGET]):
+            yield effect[NEW]

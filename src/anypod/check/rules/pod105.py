@@ -88,6 +88,7 @@ from anypod.check.drafts import finding
 from anypod.check.files import file_writes
 from anypod.check.memory import Verdict
 from anypod.check.model import Finding, Site
+from anypod.check.uploads import uploads
 
 WHY = "A pod's disk is its own: replica 2 does not have the file, and a moved pod has lost it."
 
@@ -113,3 +114,4 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
             access="file",
         )
     yield from embedded_databases(analysis, WHY)
+    yield from uploads(analysis, WHY)

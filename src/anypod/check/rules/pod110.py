@@ -73,7 +73,7 @@ from anypod.check.frames import Frame
 from anypod.check.memory import Verdict
 from anypod.check.model import ERROR, Finding
 from anypod.check.reach import External
-from anypod.check.settings import settings
+from anypod.check.settings import of_django, settings
 
 WHY = "Every replica has its own; nothing that one knows reaches the others."
 _BY_VALUE = {row.value: row for row in VALUES}
@@ -125,10 +125,7 @@ def find(analysis: Analysis, verdicts: list[Verdict]) -> Iterable[Finding]:  # e
 
 def _default_cache(analysis: Analysis, configured: set[str]) -> Iterator[Finding]:
     """Django's cache, changed by requests of a project whose settings name none."""
-    if "CACHES" in configured or not any(
-        s.name == "ROOT_URLCONF" and s.value[0] == "k" and "{{" not in str(s.value[1])
-        for s in settings(analysis)
-    ):
+    if "CACHES" in configured or not of_django(analysis):
         return
     for external in analysis.externals:
         if (
