@@ -33,7 +33,7 @@ class Accepted:
 
     Attributes:
         route: that is blamed.
-        shown_by: "retry", "overlap", "process identity" or "replicas".
+        shown_by: "retry", "overlap", "process identity", "second replica" or "replicas".
         state: `module name` of the state behind it, empty if none was found.
         where: the place in the answer, for a difference without a known state.
         reason: why it is acceptable.
@@ -151,7 +151,7 @@ def parted(
 
 
 def _shown_by(divergence: Divergence) -> str:
-    if divergence.schedule in {Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY}:
+    if divergence.schedule in {Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY, Kind.SECOND}:
         return str(divergence.schedule)
     return "replicas"
 

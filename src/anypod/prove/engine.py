@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from anypod.prove import plan as plans
+from anypod.prove import refusal
 from anypod.prove import verdict as verdicts
 from anypod.prove.acceptance import parted
 from anypod.prove.baseline import Baseline, CannotRun, take
@@ -55,7 +56,7 @@ from anypod.prove.trial import (
 )
 from anypod.prove.verdict import Done
 from anypod.prove.workload import Workload, route
-from anypod.replicas import Application, Elsewhere, Outside, ReplicaError, World
+from anypod.replicas import Application, Elsewhere, Outside, ReplicaError, StartFailed, World
 
 __all__ = ["Options", "prove"]
 
@@ -129,14 +130,26 @@ class _Proof:
         )
         try:
             with self.application.kept(self.options.allow_hosts) as self._outside:
-                self._run_all()
+                refused = self._run_all()
         except (CannotRun, ReplicaError) as reason:
-            return self._could_not_run(reason)
-        return self._conclude()
+            return self._could_not_run(verdicts.why_not(reason))
+        return self._conclude() if refused is None else self._refused(refused)
 
     # --- the parts of a proof
 
-    def _run_all(self) -> None:
+    def _run_all(self) -> Divergence | None:
+        """Run everything; what is returned says why no replicas could be compared."""
+        try:
+            self._run_fleet()
+        except StartFailed:
+            root = self.application.root.resolve()
+            refused = refusal.find(lambda slot: self._open_world(alone=slot), root)
+            if refused is None:
+                raise
+            return refused
+        return None
+
+    def _run_fleet(self) -> None:
         fleet: Fleet[Result] = Fleet(self._open_world, self._size())
         try:
             self._run(fleet)
@@ -355,22 +368,15 @@ class _Proof:
                     "because a proof resets, retries and kills. Point it to a server on localhost, "
                     f"or pass --allow-host {host} if it may be used"
                 )
-            if self._is_named(escape):
+            written = escape.startswith(SHARED_BY_ALL)
+            if written and self._outside.covers(Path(escape.removeprefix(SHARED_BY_ALL))):
                 continue
             self._warn(escape)
-            if escape.startswith(SHARED_BY_ALL):
+            if written:
                 path = escape.removeprefix(SHARED_BY_ALL)
                 self.left_out.append(f"pods that do not share {path}")
 
-    def _is_named(self, escape: str) -> bool:
-        """Whether it is a write to what the user named as state outside."""
-        path = Path(escape.removeprefix(SHARED_BY_ALL))
-        return escape.startswith(SHARED_BY_ALL) and any(
-            path.is_relative_to(named) or str(path).startswith(f"{named}-")  # a journal
-            for named in self._outside.paths
-        )
-
-    def _open_world(self, *, import_each: bool = False) -> World:
+    def _open_world(self, *, import_each: bool = False, alone: int | None = None) -> World:
         if self.application.urls:
             return Elsewhere(
                 self.application,
@@ -379,7 +385,9 @@ class _Proof:
             )
         return World(
             self.application,
-            slots=2 if import_each else max(2, self.options.replicas),  # a deploy takes two pods
+            # A deploy takes two pods.
+            slots=1 if alone is not None else 2 if import_each else max(2, self.options.replicas),
+            first=alone or 0,
             start_timeout=self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
@@ -416,11 +424,12 @@ class _Proof:
 
     # --- the end
 
-    def _could_not_run(self, reason: Exception) -> Verdict:
+    def _could_not_run(self, reason: str, *, partial: bool = False) -> Verdict:
         return Verdict(
             Outcome.COULD_NOT_RUN,
             claim="nothing was compared",
-            reason=verdicts.why_not(reason),
+            reason=reason,
+            partial=partial,
             application=self.application.name,
             workload=str(self.workload.path),
             warnings=tuple(self.warnings),
@@ -428,20 +437,18 @@ class _Proof:
             seconds=self.now() - self.began,
         )
 
+    def _refused(self, refused: Divergence) -> Verdict:
+        self.findings.add(refused)
+        return replace(
+            self._could_not_run(""),
+            **refusal.verdict(self.findings.divergences, self.options.accepted),
+            seed=self.options.seed,
+        )
+
     def _conclude(self) -> Verdict:
-        seconds = self.now() - self.began
         if self.plan is None or self.baseline is None:
-            return Verdict(
-                Outcome.COULD_NOT_RUN,
-                claim="nothing was compared",
-                reason="interrupted before the workload had run on one replica",
-                application=self.application.name,
-                workload=str(self.workload.path),
-                warnings=tuple(self.warnings),
-                starts=self.done.starts,
-                seconds=seconds,
-                partial=True,
-            )
+            text = "interrupted before the workload had run on one replica"
+            return self._could_not_run(text, partial=True)
         # Without a schedule no answer was compared with one replica's, whatever that one answered.
         played = self.done.played.total() > 0
         silent = self.baseline.failing if played else tuple(range(len(self.workload.steps)))
@@ -484,7 +491,7 @@ class _Proof:
             not_exercised=self.baseline.unreached,
             warnings=tuple(self.warnings),
             starts=self.done.starts,
-            seconds=seconds,
+            seconds=self.now() - self.began,
             partial=self.partial,
             inconclusive=self.inconclusive or not coverage.schedules[0],
         )

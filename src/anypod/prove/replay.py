@@ -101,7 +101,7 @@ def read(file: str) -> tuple[Workload, tuple[Saved, ...]]:
     if not isinstance(document, dict) or document.get("format") != 1:
         raise ReplayError(f"{path}: expected what `anypod prove … --json {path}` writes")
     try:
-        saved = [_saved(one) for one in (*document["divergences"], *document["accepted"])]
+        every = [_saved(one) for one in (*document["divergences"], *document["accepted"])]
         found = load(Path(document["workload"]))
     except (KeyError, TypeError, ValueError) as wrong:
         raise ReplayError(
@@ -109,9 +109,10 @@ def read(file: str) -> tuple[Workload, tuple[Saved, ...]]:
             "file anew with --json"
         ) from wrong
     if mark and number.isdecimal():
-        if not 1 <= int(number) <= len(saved):
-            raise ReplayError(f"{path} has {len(saved)} differences, and no number {number}")
-        saved = [saved[int(number) - 1]]
+        if not 1 <= int(number) <= len(every):
+            raise ReplayError(f"{path} has {len(every)} differences, and no number {number}")
+        every = [every[int(number) - 1]]
+    saved = [one for one in every if one.kind is not Kind.SECOND]  # nothing was delivered
     if not saved:
         raise ReplayError(f"{path} has no differences to play again")
     for one in saved:
@@ -129,7 +130,7 @@ def _saved(one: Any) -> Saved:
     deliveries = tuple(
         Kept(**{name: kept[name] for name in Kept.__slots__}) for kept in one["replay"]
     )
-    if not deliveries:
+    if not deliveries and one["schedule"] != Kind.SECOND:
         raise ValueError(f"{one['route']} has no deliveries")
     return Saved(one["route"], one["where"], Kind(one["schedule"]), deliveries)
 

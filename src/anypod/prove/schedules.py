@@ -28,6 +28,7 @@ class Kind(StrEnum):
     OVERLAP = "overlap"
     RANDOM = "random"
     IDENTITY = "process identity"
+    SECOND = "second replica"
 
 
 TRIED: tuple[Kind, ...] = (

@@ -38,6 +38,7 @@ from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.hosts import refuse_remote
 from anypod.replicas.outside import Outside
 from anypod.replicas.pod import Pod, Replica
+from anypod.replicas.processes import tail
 from anypod.replicas.site import Site
 from anypod.replicas.target import Target
 from anypod.replicas.watch import Watch
@@ -102,6 +103,7 @@ class World:
         start_timeout: seconds for an import, and for a start.
         shared: paths inside the project tree that are a volume: one for all slots, surviving a kill.
         allow_hosts: hosts besides this machine that the service may reach.
+        first: the first slot's number among all of the application's; another has another host name.
         import_each: import the service at every start, as a pod of a deployment does, instead of
             forking it from one import.
         outside: what is put back besides; whoever made it closes it.
@@ -123,6 +125,7 @@ class World:
         start_timeout: float = 30.0,
         shared: Sequence[Path] = (),
         allow_hosts: Collection[str] = (),
+        first: int = 0,
         import_each: bool = False,
         outside: Outside | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -141,6 +144,7 @@ class World:
         self._start_seconds = 0.0
         self.seconds_per_import = 0.0
         self._remarks: dict[str, None] = {}
+        self._first = first
         self._prepared = False
         self._imports_alike = not application.command
         self._closed = False
@@ -157,7 +161,7 @@ class World:
             self._run("--setup", application.setup, start_timeout, tuple(allow_hosts))
             sites = [
                 self._site(slot, start_timeout, tuple(allow_hosts))
-                for slot in range(slots + len(application.companions))
+                for slot in range(first, first + slots + len(application.companions))
             ]
             self._pods = [self._pod(site) for site in sites[:slots]]
             self._companions = [
@@ -189,7 +193,7 @@ class World:
         self, option: str, commands: Sequence[str], timeout: float, allow_hosts: tuple[str, ...]
     ) -> None:
         """Run commands to their ends, as the first slot would: setup in the origin, others in its disk."""
-        place = self._base / ("origin" if option == "--setup" else "slot-0")
+        place = self._base / ("origin" if option == "--setup" else f"slot-{self._first}")
         env = {
             **self._environment(0, place),
             "ANYPOD_NAMESPACE": self._namespace,
@@ -386,6 +390,13 @@ class World:
                 site = self._pods[0].site
                 self._run("--reset", self.application.reset, site.timeout, site.allow_hosts)
                 self._pods[0].disk.restore()
+
+    def records(self) -> tuple[str, ...]:
+        """What the guards recorded of starts whose replicas are not gone yet, failed ones included."""
+        files = sorted(
+            (self._base / "logs").glob("*.records"), key=lambda file: file.stat().st_mtime
+        )
+        return tuple(line for file in files for line in tail(file).splitlines())
 
     def close(self) -> None:
         """End every process and remove the world's directory; any thread may call it, at any time."""

@@ -62,6 +62,8 @@ def why(divergence: Divergence) -> str:
         return _why_twice(divergence)
     if divergence.schedule is Kind.OVERLAP:
         return "two requests at the same moment came out as in neither order"
+    if divergence.schedule is Kind.SECOND:
+        return _why_alone(cause)
     if divergence.schedule is Kind.IDENTITY:
         return "the answer depends on the process that gave it"
     if cause is None:
@@ -84,9 +86,24 @@ def why(divergence: Divergence) -> str:
     return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
 
 
+def _why_alone(cause: Cause | None) -> str:
+    place = ""
+    if cause is not None and cause.written_at:
+        place = f" ({short(cause.written_in)}:{cause.written_at})"
+    if cause is None or cause.kind != "file":
+        return f"a second replica does not start while the first one runs{place}"
+    return (
+        f"the first replica holds the file {cause.name}, outside its disk: a second one does not start "
+        f"beside it{place}"
+    )
+
+
 def evidence(divergence: Divergence) -> str:
     """How sure the cause is; empty without one."""
     cause = divergence.cause
+    if divergence.schedule is Kind.SECOND:
+        times = divergence.confirmed
+        return f"tried {times} times: each starts alone, and not beside the other"
     if cause is None:
         return ""
     if not cause.verified and divergence.schedule is Kind.RETRY:

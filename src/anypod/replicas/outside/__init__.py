@@ -101,12 +101,18 @@ class Outside:
     ) -> None:
         self._kept = [_made(text, root, allow_hosts, copied=copied) for text in states]
         self._holding: list[Kept] = []
-        self.paths = tuple(
+        self._paths = tuple(
             path for kept in self._kept if (path := getattr(kept, "path", None)) is not None
         )
 
     def __bool__(self) -> bool:
         return bool(self._kept)
+
+    def covers(self, path: Path) -> bool:
+        """Whether a file is put back, as one that was named, in one, or the journal of one."""
+        return any(
+            path.is_relative_to(named) or str(path).startswith(f"{named}-") for named in self._paths
+        )
 
     def put_back(self) -> None:
         """Begin a run: keep what is there, the first time, and put that back from then on.
