@@ -431,7 +431,10 @@ def _removed(analysis: Analysis) -> dict[Frame, set[Value]]:
             call = external.frame.function.body.calls[external.call]
             values = call[ARGS] or ((call[0][1],) if call[0][0] == "a" else ())
             for value in values:
-                found.setdefault(external.frame, set()).update(walk(value))
+                known = found.setdefault(external.frame, set())
+                known.update(walk(value))
+                if value[0] == "s":
+                    known.update(external.frame.function.body.slots[value[1]])
     return found
 
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from anypod.check import words
 from anypod.check.analysis import Analysis, State
+from anypod.check.frames import Obj
 from anypod.check.model import ERROR, WARNING
-from anypod.check.origins import is_of_the_image, without_settings
+from anypod.check.origins import is_of_the_image, is_request, without_settings
 from anypod.check.plumbing import is_per_task, is_plumbing
 from anypod.check.purposes import (
     clears,
@@ -56,6 +57,8 @@ _OWN_BUSINESS = frozenset(
 )
 _LOGGED = frozenset({"logged", "warning", "warnings", "deprecation", "deprecations", "warn"})
 _OWN = (is_throttle, is_load, is_made_by_each_reader)
+_CLIENTS = ("Client", "Connection", "Transport")
+_STREAMS = ("asyncio.open_", "asyncio.Stream", "socket.socket", "socket.create_connection")
 _METRICS = ("prometheus_client.", "statsd.", "opentelemetry.", "datadog.", "sentry_sdk.")
 
 
@@ -143,6 +146,42 @@ def _is_own_business(analysis: Analysis, state: State) -> bool:
         or analysis.is_of_one_call(state)
         or _is_external(analysis, state)
         or any(is_per_task(analysis, w) for w in state.writes)
+        or _is_of_a_connection(analysis, state)
+    )
+
+
+def _is_of_a_connection(analysis: Analysis, state: State) -> bool:
+    """What a client keeps beside the stream that it opened, that it was dropped, and what it failed with last."""
+    root, path = state.key
+    if not path:
+        return False
+    if all(w.op == "attr" and clears(w) for w in state.writes) and _opens(analysis, state.place):
+        return True
+    if state.name.strip("_") in {"error", "last_error"}:
+        return all(
+            w.op == "attr" and w.value is not None and not is_request(analysis, w.value, w.frame)
+            for w in state.writes
+        )
+    return not any(
+        one[0] == "p" or is_request(analysis, one, w.frame)
+        for w in state.writes
+        for one in analysis.deep(w.value, w.frame)
+    ) and _opens(analysis, ("P", root, path[:-1]))
+
+
+def _opens(analysis: Analysis, place: Obj) -> bool:
+    """Whether a place holds a client of the project's own that opened a stream."""
+    return any(
+        one[0] == "I"
+        and one[1][1].endswith(_CLIENTS)
+        and any(
+            held[1].startswith(_STREAMS)
+            for cls in analysis.resolver.lineage(one[1])
+            for name in cls.instance
+            for held in analysis.resolver.held(("P", place[1], (*place[2], f".{name}")))
+            if held[0] in "JE"
+        )
+        for one in analysis.resolver.held(place)
     )
 
 

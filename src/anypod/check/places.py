@@ -28,6 +28,9 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "starlite.datastructures.State": (".state",),
 }
 
+# What Tornado's application was given by keyword.
+SETTINGS: Obj = ("P", ("app",), (".settings",))
+
 LONGEST_PATH = 5
 # Objects that carry something through one request.
 CARRIERS = frozenset({"flask.g", "quart.g"})
@@ -142,6 +145,17 @@ class Places(Classes):
     def carried_by(self, base: Obj, name: str) -> Objects:
         """What an object that goes with a request was given as `name`."""
         return tuple(self.handed_on.get(f"{self.carrier(base)}.{name}", ()))
+
+    def of_framework(self, key: tuple[str, str], name: str) -> Objects:
+        """What a framework's base class gives its handlers: the request, the application, its settings."""
+        bases = self.external_bases(key)
+        if bases and name == "request":
+            return (("Q", "request"),)
+        if bases and name in {"app", "application"}:
+            return (("P", ("app",), ()),)
+        if name == "settings" and any(b.startswith("tornado.web.") for b in bases):
+            return (SETTINGS,)
+        return ()
 
     def is_application(self, place: Obj) -> bool:
         """Whether a place is an application, its configuration or the environment: keys matter there."""

@@ -37,7 +37,7 @@ from anypod.check.facts import (
 )
 from anypod.check.frames import Frame, Obj, Objects
 from anypod.check.looks import Looks
-from anypod.check.places import is_deep
+from anypod.check.places import SETTINGS, is_deep
 
 _REMOVALS = frozenset({"pop", "clear", "remove", "discard", "popitem", "popleft"})
 _OPS = {
@@ -46,6 +46,7 @@ _OPS = {
 }  # fmt: skip
 _PASSES = 2
 _DEEPEST_STARTUP = 3
+_APPLICATIONS = ("tornado.web.Application", "?.super().__init__")
 
 
 class Write(NamedTuple):
@@ -180,8 +181,29 @@ class Walk(Looks):
                 for one in self.resolver.resolve(call[ARGS][0], frame):
                     if one[0] == "P" and self.in_memory(one):
                         self._write(frame, one, "call", dotted, call, call[ARGS][-1])
+            elif dotted in _APPLICATIONS and self._is_tornado(frame, dotted):
+                self._settings(frame, call)
             elif dotted in {"os.putenv", "os.unsetenv"}:
                 self._write(frame, ("P", ("env",), ()), "call", "putenv", call, None)
+
+    def _is_tornado(self, frame: Frame, dotted: str) -> bool:
+        """Whether a call makes Tornado's application, also as the base of a project's own."""
+        cls = (frame.function.module, frame.function.cls)
+        return dotted == _APPLICATIONS[0] or (
+            bool(cls[1]) and _APPLICATIONS[0] in self.resolver.external_bases(cls)
+        )
+
+    def _settings(self, frame: Frame, call: Value) -> None:
+        """`Application(handlers, users=Users(), **settings)`: what handlers find in `self.settings`."""
+        given = [pair for pair in call[KWARGS] if pair[0] != "**"]
+        for name, value in call[KWARGS]:
+            for one in frame.function.body.slots[value[1]] if value[0] == "s" else (value,):
+                if name == "**" and one[0] == "d" and len(one) > 3:
+                    given += [
+                        (k[1], v) for k, v in zip(one[3], one[2], strict=False) if k[0] == "k"
+                    ]
+        for name, value in given:
+            self._store(SETTINGS, f"[{name!r}]", self.resolver.resolve(value, frame))
 
     def _constructed(self, frame: Frame, index: int, callee: Obj, line: int) -> None:
         for name in ("__init__", "__new__", "__post_init__"):
@@ -443,6 +465,9 @@ class Walk(Looks):
             return True
         if any(h[0] == "I" and self.resolver.container_kind(h[1]) for h in held):
             return True
+        if place[:2] == SETTINGS[:2] and place[2][:1] == SETTINGS[2] and not held:
+            # Whatever else an application was given: a client, a service.
+            return False
         if place[1][0] in {"app", "env"} or self.resolver.is_application(place):
             return True
         if held and all(h[0] in "JEQ" for h in held):

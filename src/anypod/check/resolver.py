@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from anypod.check.facts import LAMBDA, PROPERTY, STATIC, UNKNOWN, Class, Function, Module, Value
 from anypod.check.frames import Bindings, Frame, Obj, Objects, parts_of, union
-from anypod.check.places import LONG_LIVED, PROMISED, Places, is_deep
+from anypod.check.places import LONG_LIVED, PROMISED, SETTINGS, Places, is_deep
 from anypod.check.project import Project
 
 _DEEPEST = 40
@@ -348,11 +348,9 @@ class Names(Places):
         own = self.instance_values(instance, name)
         if owner is not None and own and self.binds_property(owner, name):
             return ()
-        if owner is None and not own and self.external_bases(instance[1]):
-            if name == "request":
-                return (("Q", "request"),)
-            if name in _APPLICATION:
-                return (("P", ("app",), ()),)
+        given = self.of_framework(instance[1], name) if owner is None and not own else ()
+        if given:
+            return given
         if owner is not None and not own and name in owner.fields and self.is_record(owner.key):
             if place[0] != "P":
                 return self.class_values(owner, name)
@@ -457,7 +455,9 @@ class Names(Places):
         if is_deep(place):
             return ()
         step = f"[{key!r}]" if isinstance(key, str) and self.is_application(place) else "[]"
-        return self.settle(("P", place[1], (*place[2], step)))
+        element = ("P", place[1], (*place[2], step))
+        # What Tornado's application was given elsewhere, nobody knows.
+        return () if place == SETTINGS and not self.held(element) else self.settle(element)
 
     # Calls: see `calls`
 
