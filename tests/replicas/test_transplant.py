@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 
 import pytest
@@ -152,6 +153,63 @@ def test_what_an_lru_cache_makes_once_is_carried_to_who_never_made_it(worlds, ge
     assert state in {change.state for change in writer.changes()}
     assert reader.give(writer.take([state])) == {state}
     assert get(reader, "/") == [1, 1]
+
+
+LIBRARY = """
+    class Store:
+        __slots__ = ("_held",)
+
+        def __init__(self):
+            self._held = {}
+
+        def get(self, key):
+            return self._held.get(key)
+
+        def set(self, key, value):
+            self._held[key] = value
+
+        def delete(self, key):
+            del self._held[key]
+
+    class Stores:
+        __slots__ = ("_stores",)
+
+        def __init__(self):
+            self._stores = {}
+
+        def get(self, name):
+            if name not in self._stores:
+                self._stores[name] = Store()
+            return self._stores[name]
+
+    class App:
+        __slots__ = ("stores",)
+
+        def __init__(self):
+            self.stores = Stores()
+
+        def __call__(self, environ, start):
+            kept = self.stores.get("sessions")
+            kept.set("n", (kept.get("n") or 0) + 1)
+            start("200 OK", [("Content-Type", "application/json")])
+            return [b"%d" % kept.get("n")]
+"""
+
+
+def test_a_store_that_a_library_makes_when_it_is_asked_for_is_made_and_filled(
+    worlds, get, env, tmp_path
+):
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    (libraries / "shelf.py").write_text(textwrap.dedent(LIBRARY))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(libraries))))
+    world = worlds("from shelf import App\napp = App()", slots=2)
+    writer, reader = world.start(0), world.start(1)
+    assert get(writer, "/") == 1
+    state = State("global", "service", "app.stores._stores['sessions']._held")
+    assert state in {change.state for change in writer.changes()}
+    assert reader.give(writer.take([state])) == {state}
+    assert get(reader, "/") == 2
 
 
 def test_a_few_other_states_are_taken_beside(worlds, get):

@@ -91,10 +91,10 @@ def give(roots: Roots, contents: Mapping[State, str]) -> frozenset[State]:
     places = _places(roots, contents)
     given = []
     for state, content in contents.items():
-        place = places.get(state) or _absent(state)
-        if place is None:
-            continue
         try:
+            place = places.get(state) or _absent(state)
+            if place is None:
+                continue
             if content == _ABSENT:
                 _remove(place)
             else:
@@ -167,9 +167,12 @@ def _absent(state: State) -> Place | None:
     if module is None or not steps or state.kind not in {"global", "class attribute"}:
         return None
     owner: Any = module
+    holder: Any = None
     for step in steps[:-1]:
-        name = step["name"]
-        owner = (attributes_of(owner) or {}).get(name) if name else None
+        if step["name"]:
+            holder, owner = owner, dict(own_items(owner)).get(step["name"])
+        else:
+            holder, owner = owner, _kept(holder, owner, step["key"][1:-1])
         if step["made"] and has_type(owner, CACHED):
             owner = owner()  # as the request that needs it would have made it
         if owner is None:
@@ -179,6 +182,15 @@ def _absent(state: State) -> Place | None:
         return Place(*_of(state), _NOTHING, (owner, last["key"][1:-1]))
     held = attributes_of(owner)
     return Place(*_of(state), _NOTHING, (owner if held is None else held, last["name"]))
+
+
+def _kept(holder: Any, items: Any, key: str) -> Any:
+    """What an object keeps under a key, made by it if it makes things when they are first asked for."""
+    if not has_type(items, dict):
+        return None
+    if key not in items and has_type(getattr(type(holder), "get", None), types.FunctionType):
+        holder.get(key)  # as the request that needs it would have asked
+    return items.get(key)
 
 
 def _of(state: State) -> tuple[str, str, str]:
