@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from anypod.check.analysis import Analysis
-from anypod.check.effects import arguments, inserted_table, is_insert, sql_of
+from anypod.check.effects import arguments, inserted_table, is_insert, sql_of, surrounding
 from anypod.check.facts import (
     ARGS,
     CALLEE,
@@ -14,6 +14,7 @@ from anypod.check.facts import (
     EFFECT_CONTEXT,
     EFFECT_LINE,
     KEY,
+    KWARGS,
     NEW,
     OP,
     TARGET,
@@ -27,6 +28,7 @@ from anypod.check.sql import computed_updates, is_added_twice, is_fetch
 
 _RELATIONS = ("ForeignKey", "OneToOneField", "ForeignKeyField", "relationship")
 _GETS = frozenset({"get", "hget", "hgetall", "lrange", "smembers", "mget", "get_item"})
+_ASKS = frozenset({"exists", "hexists", "sismember"})
 _SETS = frozenset({"set", "hset", "setex", "hmset", "mset", "put_item"})
 
 
@@ -234,23 +236,38 @@ def _get_then_set(analysis: Analysis) -> Iterator[Update]:
         last = external.dotted.rpartition(".")[2]
         if last not in _SETS or not _is_kv(external.dotted) or _in_transaction(external.frame):
             continue
-        given = arguments(external)
-        if any(
-            name in {"nx", "xx"} for name, _ in external.frame.function.body.calls[external.call][2]
-        ):
+        named = {name for name, _ in external.frame.function.body.calls[external.call][KWARGS]}
+        if named & {"nx", "xx"}:
             continue
-        for value in given[1:]:
-            if _derives_from_get(analysis, value, external):
-                yield Update(
-                    external.frame,
-                    external.line,
-                    external.column,
-                    external.context,
-                    "key",
-                    external.dotted.rpartition(".")[0] or "store",
-                    ERROR,
-                )
-                break
+        severity = ""
+        if any(_derives_from_get(analysis, v, external) for v in arguments(external)[1:]):
+            severity = ERROR
+        elif last != "setex" and not named & {"ex", "px"} and _is_absent(analysis, external):
+            severity = WARNING
+        if severity:
+            yield Update(
+                external.frame,
+                external.line,
+                external.column,
+                external.context,
+                "key",
+                external.dotted.rpartition(".")[0] or "store",
+                severity,
+            )
+
+
+def _is_absent(analysis: Analysis, external: External) -> bool:
+    """`if not r.exists(key): r.set(key, …)`, also in a function that is called only then."""
+    for kind, value, frame in surrounding(analysis, external.frame, external.context):
+        negative = value[0] == "o" and value[1] == "Not"
+        if kind != ("if" if negative else "else"):
+            continue
+        for one in analysis.deep(value, frame, 20):
+            for callee in analysis.resolver.callees(frame, one[1]) if one[0] == "r" else ():
+                dotted = str(callee[1 if callee[0] == "E" else 2]) if callee[0] in "EX" else ""
+                if dotted.rpartition(".")[2] in _ASKS and _is_kv(dotted):
+                    return True
+    return False
 
 
 def _is_kv(dotted: str) -> bool:
@@ -343,14 +360,20 @@ def _checks_existence(analysis: Analysis, external: External) -> bool:
     for kind, value in analysis.conditions(frame, external.context):
         tag = value[0]
         negative = tag == "o" and (
-            value[1] == "Not" or (value[1] == "Is" and value[2][-1] == ("k", None))
+            value[1] == "Not"
+            or (value[1] == "Is" and value[2][-1] == ("k", None))
+            or (value[1] == "Eq" and value[2][-1] == ("k", 0))
         )
         positive = tag in "sr" or (tag == "o" and value[1] in {"IsNot", "Gt", "GtE", "NotEq"})
         if ((kind == "if" and negative) or (kind == "else" and positive)) and loads_here(
-            analysis, value, frame, is_load=is_fetch
+            analysis, value, frame, is_load=_is_counted
         ):
             return True
     return False
+
+
+def _is_counted(dotted: str) -> bool:
+    return is_fetch(dotted) or dotted.endswith(".count_documents")
 
 
 def _handles_conflict(analysis: Analysis, external: External) -> bool:
