@@ -102,6 +102,7 @@ def test_a_lock_taken_by_an_import(project: Project, tmp_path: Path) -> None:
     (found,) = verdict.divergences
     assert (found.schedule, found.confirmed) == (Kind.SECOND, 3)
     assert found.got.startswith("BlockingIOError")
+    assert verdict.starts >= 5
     assert found.cause is not None
     assert (found.cause.kind, found.cause.name) == ("file", file)
     assert found.cause.written_in == str(project.path / "service.py")

@@ -143,7 +143,7 @@ class _Proof:
             self._run_fleet()
         except StartFailed:
             root = self.application.root.resolve()
-            refused = refusal.find(lambda slot: self._open_world(alone=slot), root)
+            refused = refusal.find(lambda slot: self._open_world(alone=slot), root, self.done)
             if refused is None:
                 raise
             return refused

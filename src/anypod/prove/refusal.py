@@ -37,12 +37,13 @@ _START = Told(
 )  # fmt: skip
 
 
-def find(opened: Callable[[int], World], root: Path) -> Divergence | None:
+def find(opened: Callable[[int], World], root: Path, done: verdicts.Done) -> Divergence | None:
     """Whether a replica keeps others from starting.
 
     Args:
         opened: a world of one replica, of this number among all.
         root: the user's tree.
+        done: where the starts are counted.
 
     Returns:
         The finding; None if one does not start alone either, or others do start beside it.
@@ -54,11 +55,11 @@ def find(opened: Callable[[int], World], root: Path) -> Divergence | None:
     written: list[str] = []
     try:
         with opened(0) as alone:
-            alone.start(0)
+            _start(alone, done)
             for _ in range(CONFIRMATIONS):
                 with opened(1) as beside:
                     try:
-                        beside.start(0)
+                        _start(beside, done)
                     except StartFailed as failed:
                         failures.append(failed)
                     else:
@@ -66,13 +67,18 @@ def find(opened: Callable[[int], World], root: Path) -> Divergence | None:
                     written = _outside(beside) or written
             written = written or _outside(alone)
         with opened(1) as after:
-            after.start(0)
+            _start(after, done)
     except StartFailed:
         return None
     except KeyboardInterrupt:
         text = "interrupted while it was looked into why a replica did not start"
         raise CannotRun(text) from None
     return _told(failures[-1], written, root)
+
+
+def _start(world: World, done: verdicts.Done) -> None:
+    done.starts += 1
+    world.start(0)
 
 
 def verdict(found: Iterable[Divergence], entries: Sequence[Accepted]) -> dict[str, Any]:
