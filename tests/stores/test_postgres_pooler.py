@@ -9,6 +9,7 @@ on, and refuses startup options that would change a session.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -166,7 +167,8 @@ class Pooler:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for client in tuple(self._clients):
-            client.socket.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it has just gone by itself
+                client.socket.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
         for peer in self._peers:
