@@ -97,7 +97,7 @@ def start_postgres(*settings: str) -> Server:
         try:
             psycopg.connect(postgres_address(server), connect_timeout=5).close()
         except psycopg.OperationalError:
-            time.sleep(0.01)
+            time.sleep(0.01)  # polled: nothing tells when it listens; START_LIMIT is the bound
         else:
             return server
     report = (folder / "log").read_text(errors="replace")

@@ -1,27 +1,15 @@
 """The `.http` format: what it means, and what is refused with which words."""
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.prove.texts import answer, read
 
-from anypod.prove.model import Response
-from anypod.prove.workload import MissingValue, Workload, WorkloadError, load, parse, render, route
+from anypod.prove.workload import MissingValue, WorkloadError, load, parse, render, route
 
 pytestmark = pytest.mark.quick
-
-FILE = Path("shop.http")
-
-
-def read(text: str) -> Workload:
-    return parse(text, FILE)
-
-
-def answer(body: object, *headers: tuple[str, str], status: int = 200) -> Response:
-    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return Response(status, headers, data)
 
 
 def test_a_file_as_editors_write_it() -> None:

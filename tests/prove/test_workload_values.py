@@ -2,28 +2,16 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.prove.texts import answer, read
 
 from anypod.prove.model import Response
-from anypod.prove.workload import MissingValue, Workload, parse, render
+from anypod.prove.workload import MissingValue, render
 
 pytestmark = pytest.mark.quick
-
-
-FILE = Path("shop.http")
-
-
-def read(text: str) -> Workload:
-    return parse(text, FILE)
-
-
-def answer(body: object, *headers: tuple[str, str], status: int = 200) -> Response:
-    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return Response(status, headers, data)
 
 
 PRODUCER = "# @name made\nPOST /orders/\n###\n"
