@@ -91,6 +91,12 @@ PLACES = {
         "        return self.app(environ, start_response)\napp.wsgi_app = NAME(app.wsgi_app)"),
         "pass", "global", "NAME.seen", "1",
     ),
+    "middleware that holds the application too": (
+        ("class NAME:\n    def __init__(self, app):\n        self.app, self.wsgi_app = app, app.wsgi_app\n        self.seen = 0\n"
+        "    def __call__(self, environ, start_response):\n        self.seen += 1\n"
+        "        return self.wsgi_app(environ, start_response)\napp.wsgi_app = NAME(app)"),
+        "pass", "global", "NAME.seen", "1",
+    ),
 }  # fmt: skip
 
 

@@ -394,17 +394,22 @@ class _Walk:
             nested = getattr(endpoint.get("app"), "routes", ())
             self._routes(nested, module)
 
-    def _middleware(self, link: Any) -> None:
-        while link is not None and not has_type(link, types.MethodType):
+    def _middleware(self, outermost: Any) -> None:
+        # Some hold the application beside what they wrap, which leads back to them.
+        waiting, met = [outermost], set[int]()
+        while waiting:
+            link = waiting.pop()
+            if link is None or id(link) in met or has_type(link, types.MethodType):
+                continue
+            met.add(id(link))
             kind = type(link)
+            held = attributes_of(link) or {}
             if self._roots.is_own_class(kind) and self._first(link):
-                held = attributes_of(link) or {}
                 for attribute, item in list(held.items()):
                     if attribute not in _LINKS:
                         name = f"{kind.__qualname__}.{attribute}"
                         self.bound(item, name, kind.__module__, "global", at=(held, attribute))
-            attributes = attributes_of(link) or {}
-            link = next(filter(None, map(attributes.get, _LINKS)), None)
+            waiting += map(held.get, _LINKS)
 
 
 def companions(place: Place) -> list[tuple[str, Any]]:
