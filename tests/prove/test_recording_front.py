@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 
 import httpx
 import pytest
@@ -212,3 +213,24 @@ def test_state_that_no_request_made_is_named(project: Project) -> None:
         "line 7: GET /orders/17 was answered 200 when it was recorded, and 404 by a fresh" in told
     )
     assert "and 1 later ones likewise" in told
+
+
+def test_what_is_written_outside_is_told_with_the_next_step(
+    front: Callable[..., Recording], project: Project, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.txt"
+    project.write(
+        f"""
+        def app(environ, start):
+            open({str(outside)!r}, "a").close()
+            start("200 OK", [])
+            return [b""]
+        """
+    )
+    recording = front()
+    httpx.get(recording.url)
+    _, _, err = recording.end()
+    assert f"note  not isolated: {outside} keeps what was clicked, unless --reset {outside}" in err
+    recording = front("--reset", str(outside))
+    httpx.get(recording.url)
+    assert "keeps what was clicked" not in recording.end()[2]

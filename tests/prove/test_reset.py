@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -110,3 +112,73 @@ def test_an_interrupted_proof_puts_back_what_is_outside(
         assert connection.execute("SELECT id FROM orders").fetchall() == [(1,)]
     with redis.Redis.from_url(stores["SEEN"]) as client:
         assert client.get("orders") == b"1"
+
+
+NOTES = """
+    import os, sqlite3
+    from flask import Flask, jsonify
+    app = Flask(__name__)
+
+    def query(text):
+        url = os.environ.get("DATABASE_URL", "sqlite:///shop.db")
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+            return database.execute(text).fetchall()
+
+    @app.post("/notes")
+    def write():
+        query("INSERT INTO note VALUES (1)")
+        return "", 204
+
+    @app.get("/notes")
+    def read():
+        return jsonify(len(query("SELECT * FROM note")))
+
+    @app.get("/ready")
+    def ready():
+        return "yes"
+"""
+WRITTEN = "GET /ready\n\n###\nPOST /notes\n\n###\nGET /notes\n"
+
+
+@pytest.mark.parametrize("workload", [WRITTEN, "POST /notes\n"], ids=["some fail", "all fail"])
+def test_a_database_without_tables_is_told(project: Project, workload: str) -> None:
+    """The service's own default has them, as a developer left it; the database of the proof does not."""
+    project.write(NOTES)
+    sqlite3.connect(project.path / "shop.db").execute("CREATE TABLE note (n)").connection.close()
+    verdict = project.prove(workload)
+    told = "\n".join((*verdict.warnings, verdict.reason))
+    assert "DATABASE_URL is not set" in told
+    assert "that has no tables: let --setup CMD make them" in told
+
+
+def test_the_services_own_database_is_one_of_each_pod(project: Project) -> None:
+    project.write(NOTES)
+    sqlite3.connect(project.path / "shop.db").execute("CREATE TABLE note (n)").connection.close()
+    verdict = project.prove(WRITTEN, env={"DATABASE_URL": ""})
+    assert [one.cause.name for one in verdict.divergences if one.cause] == ["shop.db"]
+    assert verdict.warnings == ()
+
+
+def test_what_a_recording_left_outside_is_told(project: Project, tmp_path: Path) -> None:
+    """The name was free when it was recorded, and is taken since."""
+    taken = tmp_path / "taken.txt"
+    project.write(
+        f"""
+        from flask import Flask
+        app = Flask(__name__)
+
+        @app.post("/names")
+        def take():
+            with open({str(taken)!r}, "a+") as names:
+                names.seek(0)
+                if names.read():
+                    return "", 409
+                names.write("ann")
+            return "", 201
+        """
+    )
+    taken.write_text("ann")
+    verdict = project.prove("# @status 201\nPOST /names\n")
+    (told,) = [text for text in verdict.warnings if text.startswith("state created outside HTTP")]
+    assert f"It may be that {taken}, outside the project, still holds what was recorded" in told
+    assert f"record again and prove with --reset {taken}. If not:" in told

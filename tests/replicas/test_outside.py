@@ -303,7 +303,9 @@ def test_states_and_commands_are_told_apart(
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     assert all(map(is_state, ["redis://localhost/1", "sqlite:///new.db", "state", str(tmp_path)]))
-    assert not any(map(is_state, ["./reset.sh", "redis-cli flushdb", "make reset", "x" * 5000]))
+    assert is_state(str(tmp_path / "made-later.db"))
+    no_states = ["./reset.sh", "redis-cli flushdb", "make reset", "x" * 5000, "/nowhere/reset"]
+    assert not any(map(is_state, [*no_states, f"rm {tmp_path}/made-later.db", f"{tmp_path}/a;ls"]))
 
 
 def test_a_password_is_not_told() -> None:

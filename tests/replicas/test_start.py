@@ -320,6 +320,22 @@ def test_a_store_of_the_users_is_kept(worlds, get, env, name):
     assert found == {**wanted, name: env[name], "DATABASE_URL": env["DATABASE_URL"]}
 
 
+def test_an_empty_database_url_leaves_the_default_to_the_service(worlds, get, env):
+    env["DATABASE_URL"] = ""
+    world = worlds(
+        """
+        import os
+        from flask import Flask, jsonify
+        app = Flask(__name__)
+
+        @app.get("/")
+        def show():
+            return jsonify("DATABASE_URL" in os.environ)
+        """
+    )
+    assert get(world.start(0), "/") is False
+
+
 def test_a_source_layout_is_imported_from_the_copy(worlds, get, tree, env):
     package = tree / "src" / "inner"
     package.mkdir(parents=True)

@@ -87,7 +87,7 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
             world, workload, schedule, timeout=timeout, clock=clock, probe=True, routes=routes
         )
         seconds.append(time.monotonic() - began)
-        _answered(workload, played)
+        _answered(workload, played, world.lacks_tables)
         return played
 
     first = alone(0, routes=True)
@@ -106,7 +106,7 @@ def take(world: World, workload: Workload, *, timeout: float, clock: Clock) -> B
             f"every request of {workload.path.name} was answered with an error "
             f"({_status(first.trace.exchanges[0])} for {first.trace.exchanges[0].step.label}) by one "
             "replica alone, so no difference would mean anything; does it need a service or a setting "
-            f"that is not there?{_printed(first)}"
+            f"that is not there?{_line(world.lacks_tables)}{_printed(first)}"
         )
     try:
         noise = Noise.learn(first.trace, second.trace, other.trace)
@@ -164,14 +164,27 @@ def _unlike(played: Played) -> str:
     more = f", and {len(found) - 1} later ones likewise" if len(found) > 1 else ""
     return (
         f"state created outside HTTP: line {step.line}: {step.label} was answered {step.recorded} when "
-        f"it was recorded, and {status} by a fresh replica{more}. What it needs was made by something "
-        "else than the requests of the workload (a fixture, a migration, a login without a request): "
-        "let --setup CMD make it, or record the requests that do"
+        f"it was recorded, and {status} by a fresh replica{more}. {_left_behind(played.escapes)}"
     )
 
 
-def _answered(workload: Workload, played: Played) -> None:
-    """Every step was sent and answered."""
+def _left_behind(escapes: tuple[str, ...]) -> str:
+    """What may be why a fresh replica is not where the recorded one began."""
+    elsewhere = (
+        "What it needs was made by something else than the requests of the workload (a fixture, a "
+        "migration, a login without a request): let --setup CMD make it, or record the requests that do"
+    )
+    if not (paths := [one.removeprefix(_WRITTEN) for one in escapes if one.startswith(_WRITTEN)]):
+        return elsewhere
+    named = " ".join(f"--reset {shlex.quote(path)}" for path in paths)
+    return (
+        f"It may be that {' and '.join(paths)}, outside the project, still holds what was recorded: take "
+        f"that out of it, and record again and prove with {named}. If not: {elsewhere}"
+    )
+
+
+def _answered(workload: Workload, played: Played, lacking: str) -> None:
+    """Every step was sent and answered; `lacking` is what the service is known to lack."""
     for exchange in played.trace.exchanges:
         if isinstance(exchange.response, NoResponse):
             step = exchange.step
@@ -181,14 +194,17 @@ def _answered(workload: Workload, played: Played) -> None:
                 f"{exchange.response.reason}{ended}; look at the request, or allow more time with "
                 f"--timeout{_printed(played)}"
             )
-    unlike = _unlike(played)
-    earlier = f"\n{unlike}" if unlike else ""
+    earlier = _line(_unlike(played)) + _line(lacking)
     for step_index, reason in sorted(played.skipped.items()):
         step = workload.steps[step_index]
         raise CannotRun(
             f"{workload.path.name}:{step.line}: {step.label} cannot be sent, on one replica alone: "
             f"{reason}{earlier}"
         )
+
+
+def _line(text: str) -> str:
+    return f"\n{text}" if text else ""
 
 
 def _printed(played: Played) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import shlex
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
@@ -25,6 +26,7 @@ from anypod.prove.client import decoded
 from anypod.prove.model import Request, Response
 from anypod.prove.recording import Recording
 from anypod.replicas import Application, World
+from anypod.replicas.outside import Outside
 
 __all__ = ["CannotListen", "listen", "record"]
 
@@ -119,7 +121,21 @@ def record(
         replica = world.start(0)
         serve(listening, replica.address, recording, ready)
         died = () if replica.alive() else (f"the service ended by itself:\n{replica.log}",)
-        return (*replica.escapes(), *died)
+        told = [text for escape in replica.escapes() if (text := _told(escape, outside))]
+        return (*told, *filter(None, [world.lacks_tables]), *died)
+
+
+def _told(escape: str, outside: Outside) -> str:
+    """What left the isolation, and what follows from that for the proof; empty if it is put back."""
+    path = escape.removeprefix("not isolated: ")
+    if path == escape:
+        return escape
+    if outside.covers(Path(path)):
+        return ""
+    return (
+        f"{escape} keeps what was clicked, unless --reset {shlex.quote(path)} puts it back, here and in "
+        "the proof"
+    )
 
 
 def serve(

@@ -153,6 +153,11 @@ class Elsewhere(World):
         return False
 
     @property
+    def lacks_tables(self) -> str:
+        """Nothing is known of their databases."""
+        return ""
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What is not done with replicas that somebody else runs."""
         routed = (

@@ -39,7 +39,8 @@ def slot_environment(
     """What a slot's processes find in their environment.
 
     Without a store in the user's environment, anypod's and the service's database are on the shared
-    volume, as in a cluster they would be beside the pods.
+    volume, as in a cluster they would be beside the pods. An empty DATABASE_URL is taken away: so a user
+    asks for what the service does without one.
 
     Args:
         env: the complete environment of the service.
@@ -56,8 +57,10 @@ def slot_environment(
     own.pop("OLDPWD", None)
     if not any(env.get(name) for name in _NAMES_A_STORE):
         own["ANYPOD_URL"] = f"sqlite:///{volume / 'anypod.db'}"
-    if not env.get("DATABASE_URL"):
+    if "DATABASE_URL" not in env:
         own["DATABASE_URL"] = f"sqlite:///{volume / 'app.db'}"
+    elif not env["DATABASE_URL"]:
+        del own["DATABASE_URL"]
     own.update(
         HOME=str(home),
         TMPDIR=str(tmp),

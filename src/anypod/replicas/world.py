@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import threading
 import time
@@ -312,6 +313,8 @@ class World:
     def remarks(self) -> tuple[str, ...]:
         """What to know of this world to judge what is seen in it, in words."""
         remarks = dict(self._remarks)
+        if self.lacks_tables:
+            remarks.setdefault(self.lacks_tables)
         if self.application.command:
             remarks.setdefault(
                 "the replicas are started by a command, so their memory is not looked into: a cause is "
@@ -328,6 +331,23 @@ class World:
             why = self.why_not_forked
             remarks.setdefault(f"each start is a new process and a new import: {why}")
         return tuple(remarks)
+
+    @property
+    def lacks_tables(self) -> str:
+        """That the service opened the database of an unset DATABASE_URL, and nobody made its tables."""
+        path = self._volume.path / "app.db"
+        if "DATABASE_URL" in self.application.env or not path.is_file():
+            return ""
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                if database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                    return ""
+        except sqlite3.Error:
+            return ""  # something else than a database, or in use
+        return (
+            "DATABASE_URL is not set, so the service was given a new database, and that has no tables: let "
+            "--setup CMD make them (a migration), or set DATABASE_URL= (empty) to use the service's default"
+        )
 
     @property
     def kind(self) -> str:

@@ -12,6 +12,7 @@ imports, is kept; each run begins with that, and so does whoever uses it once th
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import signal
 import threading
@@ -51,16 +52,21 @@ class Kept(Protocol):
 def is_state(text: str) -> bool:
     """Whether the value of `--reset` names a state; else it is a command.
 
-    A state is a URL, or the path of a file or folder that is there and no program.
+    A state is a URL, the path of a file or folder that is there and no program, or the whole path of one
+    that the service is still to make: nothing could be run there.
     """
     if _URL.match(text):
         return True
     path = Path(text)
     try:
-        there = path.exists()
+        there = path.exists() or _may_come(path)
     except (OSError, ValueError):
         return False  # too long for a path
     return there and shutil.which(text) is None
+
+
+def _may_come(path: Path) -> bool:
+    return path.is_absolute() and path.parent.is_dir() and shlex.quote(str(path)) == str(path)
 
 
 def told(text: str) -> str:

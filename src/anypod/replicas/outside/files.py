@@ -22,6 +22,7 @@ __all__ = ["at"]
 KEPT = ".anypod-kept"
 _MAGIC = b"SQLite format 3\x00"
 _WAIT = 10.0  # seconds for another connection's transaction
+_ENDINGS = frozenset({".db", ".sqlite", ".sqlite3"})
 _COMPANIONS = ("-wal", "-shm", "-journal")
 
 
@@ -49,7 +50,7 @@ def at(text: str, root: Path, *, copied: bool) -> File | Folder:
         if database:
             raise CannotReset(f"--reset {text}: {path} is a folder, not a database")
         return Folder(path)
-    if database or _is_database(path):
+    if database or _is_database(path) or (not path.exists() and path.suffix in _ENDINGS):
         return Database(path)
     return File(path)
 
