@@ -14,7 +14,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Test modules are imported by path, so the folder of the shared ones is made known here.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.postgres_servers import (  # noqa: F401  # after the path; pytest finds fixtures by name
+from tests.mysql_servers import mysql_server, new_mysql_url  # noqa: F401  # after the path; pytest finds fixtures by name
+from tests.postgres_servers import (  # noqa: F401
     new_postgres_url,
     postgres_server,
     postgres_url,

@@ -101,3 +101,11 @@ def ask(replica: Replica, path: str, method: str = "GET", timeout: float = 20.0)
         connection.close()
     assert response.status == 200, (response.status, body, replica.log)
     return json.loads(body)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The project, beside which things are outside."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder

@@ -18,14 +18,6 @@ from anypod.replicas.outside import files, is_state, told
 from anypod.replicas.outside import redis as keyspace
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The project, beside which things are outside."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    return folder
-
-
 def holds(url: str, query: str) -> list[object]:
     with psycopg.connect(url) as connection:
         return [row[0] for row in connection.execute(query)]  # type: ignore[call-overload]
@@ -111,7 +103,11 @@ def test_a_user_who_may_not_is_told(shop: str, root: Path) -> None:
         ("redis://:secret@127.0.0.1:x/1", "expected redis://USER"),
         ("redis://:secret@127.0.0.1/1?db=3", "no option but"),
         ("redis+sentinel://:secret@127.0.0.1/1", "clusters, sentinels"),
-        ("mysql://u:secret@127.0.0.1/shop", "mysql < kept.sql"),
+        ("mysql://u:secret@127.0.0.1:1/shop", "Can't connect.*Connection refused"),
+        ("mysql://u:secret@127.0.0.1:1/mysql", "the service's own database"),
+        ("mysql://u:secret@127.0.0.1:1", "the service's own database"),
+        ("mysql+pymysql://u:x@127.0.0.1:secret/shop", "a number as its port"),
+        ("mariadb://u:secret@127.0.0.1/shop?ssl_key=x", "no option but unix_socket"),
         ("mongodb://u:secret@127.0.0.1/shop", "mongodb:// is not known"),
         ("sqlite://shop.db", "expected sqlite:///PATH"),
     ],
@@ -129,6 +125,7 @@ def test_what_cannot_be_reset_is_said_without_its_password(root: Path, url: str,
         "postgresql:///shop?host=db.internal&password=secret",
         "postgresql://u:secret@localhost,db.internal/shop",
         "redis://:secret@db.internal/3",
+        "mysql://u:secret@db.internal/shop",
     ],
 )
 def test_a_database_on_another_machine_is_refused(root: Path, url: str) -> None:

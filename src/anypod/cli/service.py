@@ -53,7 +53,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="STATE",
         action="append",
         default=[],
-        help="put this back before each run: sqlite:///PATH, postgresql://…, redis://…/N, a file, a folder; "
+        help="put this back before each run: sqlite:///PATH, postgresql://…, mysql://…, redis://…/N, a file, a "
+        "folder; "
         "or a command that does it; may be repeated",
     )
     parser.add_argument(

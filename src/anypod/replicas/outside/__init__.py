@@ -29,11 +29,6 @@ __all__ = ["Kept", "Outside", "is_state", "told"]
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"([?&](?:[a-z]*password|sslkey)=)[^&]*", re.IGNORECASE)
-_MYSQL = (
-    "MySQL and MariaDB are not put back by name: no client of theirs is part of anypod. Keep the state once, "
-    "with `mysqldump --databases NAME --add-drop-database > kept.sql`, and load it before each run with "
-    "--reset 'mysql < kept.sql'"
-)
 
 
 class Kept(Protocol):
@@ -199,14 +194,18 @@ def _made(text: str, root: Path, allow_hosts: Collection[str], *, copied: bool) 
             _check_hosts(text, keys.hosts, allow_hosts)
             return keys
         case "mysql" | "mariadb":
-            raise CannotReset(f"--reset {told(text)}: {_MYSQL}")
+            from anypod.replicas.outside.mysql import MySQL
+
+            tables = MySQL(text)
+            _check_hosts(text, tables.hosts, allow_hosts)
+            return tables
         case "" | "sqlite" | "file":
             from anypod.replicas.outside.files import at
 
             return at(text, root, copied=copied)
         case _:
             raise CannotReset(
-                f"--reset {told(text)}: {scheme}:// is not known; expected sqlite:///, postgresql://, redis://, "
+                f"--reset {told(text)}: {scheme}:// is not known; expected sqlite:///, postgresql://, mysql://, redis://, "
                 "a file, a folder, or a command that puts it back"
             )
 
