@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
+import pymysql
 import pytest
 import redis
 from tests.prove.conftest import FEW, Project
@@ -72,6 +74,49 @@ def test_stores_outside_are_put_back_for_each_run(project: Project, stores: dict
         assert connection.execute("SELECT id FROM orders").fetchall() == [(1,)]
     with redis.Redis.from_url(stores["SEEN"]) as client:
         assert client.get("orders") == b"1"
+
+
+def test_a_mysql_database_is_put_back_for_each_run(
+    project: Project, new_mysql_url: Callable[[], str]
+) -> None:
+    url = new_mysql_url()
+    place = urlsplit(url)
+    assert place.port is not None
+    project.write(
+        """
+        import os, pymysql
+        from flask import Flask, jsonify
+        app = Flask(__name__)
+        here = {"host": "127.0.0.1", "port": int(os.environ["PORT_OF_SHOP"]), "user": "root"}
+
+        def rows(statement):
+            with pymysql.connect(**here, database=os.environ["NAME_OF_SHOP"], autocommit=True) as shop:
+                cursor = shop.cursor()
+                cursor.execute(statement)
+                return list(cursor.fetchall())
+
+        @app.post("/orders")
+        def order():
+            rows("INSERT INTO orders VALUES ()")
+            return jsonify(made=True), 201
+
+        @app.get("/orders")
+        def orders():
+            return jsonify(rows("SELECT id FROM orders ORDER BY id"))
+        """
+    )
+    path = project.workload("POST /orders\n\n###\nGET /orders\n")
+    env = project.env({"PORT_OF_SHOP": str(place.port), "NAME_OF_SHOP": place.path[1:]})
+    with pymysql.connect(host="127.0.0.1", port=place.port, user="root", autocommit=True) as shop:
+        table = f"{place.path[1:]}.orders"
+        shop.cursor().execute(f"CREATE TABLE {table} (id INT AUTO_INCREMENT PRIMARY KEY)")
+        shop.cursor().execute(f"INSERT INTO {table} VALUES ()")
+        application = Application("service:app", project.path, env, outside=(url,))
+        verdict = prove(application, parse(path.read_text(), path), FEW)
+        assert verdict.outcome is Outcome.NO_DIFFERENCE, verdict
+        cursor = shop.cursor()
+        cursor.execute(f"SELECT * FROM {table}")
+        assert cursor.fetchall() == ((1,),)
 
 
 def test_what_was_not_named_is_told_with_its_steps_and_what_to_name(

@@ -256,7 +256,7 @@ def _what_to_name(application: Application, escapes: tuple[str, ...]) -> str:
     )
     return (
         f"Something outside the project outlives a run, a database or a service. {named}--reset takes "
-        "sqlite:///PATH, postgresql://…, redis://…/N, a file, a folder, or a command. Or leave DATABASE_URL unset "
+        "sqlite:///PATH, postgresql://…, mysql://…, redis://…/N, a file, a folder, or a command. Or leave DATABASE_URL unset "
         "for a private SQLite file, or write the workload so that it creates what it reads. "
         "If instead the answer tells of the process and the moment (threads, load, metrics), leave that "
         "request out of the workload"
