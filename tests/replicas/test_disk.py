@@ -77,6 +77,21 @@ def test_what_is_copied_and_what_is_not(image, tmp_path):
     assert (target / "top.txt").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_repository_in_the_tree_is_what_a_service_writes_to(image, tmp_path):
+    """A wiki keeps its pages in one; the project's own is left out, and one that is too large."""
+    for place in (image / ".git", image / "pages" / ".git"):
+        (place / "refs").mkdir(parents=True)
+        (place / "HEAD").write_text("ref: refs/heads/main")
+    copy_tree(image, tmp_path / "copy")
+    assert (tmp_path / "copy" / "pages" / ".git" / "HEAD").is_file()
+    assert (tmp_path / "copy" / "pages" / ".git" / "refs").is_dir()
+    assert not (tmp_path / "copy" / ".git").exists()
+    (image / "pages" / ".git" / "pack").write_text("x" * 1000)
+    copy_tree(image, tmp_path / "small", max_bytes=1000)
+    assert (tmp_path / "small" / "pages").is_dir()
+    assert not (tmp_path / "small" / "pages" / ".git").exists()
+
+
 DEEDS = {
     "write": lambda root: (root / "top.txt").write_text("other"),
     "same size": lambda root: (root / "top.txt").write_text("pot"),

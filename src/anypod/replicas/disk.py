@@ -29,8 +29,9 @@ from anypod.replicas.watch import Watch
 
 __all__ = ["Disk", "Entry", "copy_tree", "diff", "remove_tree", "remove_world", "snapshot"]
 
-LEFT_OUT = frozenset({
-    ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".eggs",
+_REPOSITORIES = frozenset({".git", ".hg", ".svn"})
+LEFT_OUT = _REPOSITORIES | frozenset({
+    ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".eggs",
     ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".idea", ".vscode", ".anypod",
 })  # fmt: skip
 MAX_BYTES = 256 << 20
@@ -76,8 +77,9 @@ def copy_tree(
 ) -> None:
     """Copy a project tree, keeping times, modes and symlinks.
 
-    Version control, virtual environments and tool caches are left out, and so are sockets, pipes and
-    what cannot be read. A symlink into the tree by absolute path leads into the copy. Nothing is
+    The project's own version control, virtual environments and tool caches are left out, and so are
+    sockets, pipes and what cannot be read. A repository deeper in the tree may be what the service
+    writes to, as a wiki does: it is copied as far as there is room. A symlink into the tree by absolute path leads into the copy. Nothing is
     copied before all is weighed.
 
     Args:
@@ -93,12 +95,15 @@ def copy_tree(
         Interrupted: `stop` said so; what was copied is the caller's to remove.
     """
     size, files, links, folders = 0, dict[Path, Path](), dict[Path, Path](), [target]
-    pending = [(source, target)]
+    pending, repositories = [(source, target)], list[tuple[Path, Path]]()
     while pending:
         here, there = pending.pop()
         for entry in _scan(here):
             path, copy = Path(entry.path), there / entry.name
             if entry.is_dir(follow_symlinks=False):
+                if entry.name in _REPOSITORIES and here != source and path not in leave_out:
+                    repositories.append((path, copy))
+                    continue
                 if entry.name in LEFT_OUT or path in leave_out or (path / "pyvenv.cfg").exists():
                     continue
                 pending.append((path, copy))
@@ -112,6 +117,12 @@ def copy_tree(
                     files[path] = copy
             if size > max_bytes or len(files) > max_files:
                 raise _too_large(source, max_bytes, max_files)
+    for place, copy in repositories:
+        inside, below, weight = _repository(place, copy)
+        if size + weight <= max_bytes and len(files) + len(inside) <= max_files:
+            size += weight
+            files |= inside
+            folders += below
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for path, copy in files.items():
@@ -121,6 +132,18 @@ def copy_tree(
             shutil.copy2(path, copy)
     for copy, link in links.items():
         copy.symlink_to(link)
+
+
+def _repository(place: Path, copy: Path) -> tuple[dict[Path, Path], list[Path], int]:
+    """What would be copied of a repository: its files, its folders, and how many bytes."""
+    files, folders, size = dict[Path, Path](), [copy], 0
+    for path in sorted(place.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            folders.append(copy / path.relative_to(place))
+        elif path.is_file() and os.access(path, os.R_OK):
+            size += path.stat().st_size
+            files[path] = copy / path.relative_to(place)
+    return files, folders, size
 
 
 def _inside(link: Path, source: Path, target: Path) -> Path:
