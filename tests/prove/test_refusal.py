@@ -9,6 +9,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tests.prove.conftest import FEW, Project
 from tests.prove.schema import problems
 from tests.servers import free_port
@@ -81,6 +82,18 @@ ON_A_PORT = """
 """
 
 
+LEFT_BEHIND = """
+    import os
+    from pathlib import Path
+
+    PID = Path({file!r})
+    if PID.exists():
+        raise SystemExit(f"{{PID}} is there: already running")
+    PID.write_text(str(os.getpid()))
+"""
+WAITING = LOCKED.replace(" | fcntl.LOCK_NB", "")
+
+
 def run(project: Project, options: Options = QUICK, **around: object) -> Verdict:
     path = project.workload(WORKLOAD)
     target = "" if around else "service:app"
@@ -114,7 +127,9 @@ def test_a_lock_taken_by_an_import(project: Project, tmp_path: Path) -> None:
     assert (again.outcome, again.exit_code) == (Outcome.ACCEPTED, 2)
 
 
-def told_everywhere(verdict: Verdict, file: str) -> None:
+def told_everywhere(
+    verdict: Verdict, file: str, why: str = "the first replica holds the file"
+) -> None:
     """The finding is in every report, each in its own form."""
     (found,) = verdict.divergences
     for text in (
@@ -124,9 +139,9 @@ def told_everywhere(verdict: Verdict, file: str) -> None:
         github(verdict),
         json.dumps(document(verdict)),
     ):
-        assert "the first replica holds the file" in text.replace("The first", "the first")
+        assert why[1:] in text  # at the beginning of a sentence in some
         assert file in text
-    assert "state.lock" in told_divergence(found).plain
+    assert found.hint in told_divergence(found).plain.replace("\n", " ")
     assert "state.lock" in html(verdict)
     schema = json.loads(SCHEMA.read_text())
     assert problems(json.loads(jsonfile.text(verdict)), schema, schema) == []
@@ -177,3 +192,62 @@ def test_it_cannot_be_played_again(project: Project, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "no differences to play again" in done.stderr
+
+
+def test_a_file_that_outlives_a_killed_process(project: Project, tmp_path: Path) -> None:
+    file = tmp_path / "service.pid"
+    source = LEFT_BEHIND.format(file=str(file))
+    project.write(textwrap.dedent(source) + textwrap.dedent(ANSWER))
+    verdict = run(project)
+    assert verdict.outcome is Outcome.DIFFERENT, verdict.reason
+    assert verdict.exit_code == 1
+    (found,) = verdict.divergences
+    assert (found.schedule, found.confirmed) == (Kind.RESTART, 3)
+    assert found.got.endswith("already running")
+    assert found.cause is not None
+    assert (found.cause.kind, found.cause.name) == ("file", str(file))
+    assert found.cause.written_at == line_of(project, "raise SystemExit")
+    told_everywhere(verdict, str(file), "a killed replica left the file")
+    assert list(tmp_path.glob("service.pid*")) == []
+    assert [w for w in verdict.warnings if "removed" in w and str(file) in w] != []
+    assert Accepted("the start", "start after a kill", str(file), "", "a").matches(found)
+
+
+def test_a_process_id_that_outlives_a_killed_command(project: Project, tmp_path: Path) -> None:
+    file = tmp_path / "service.pid"
+    source = LEFT_BEHIND.format(file=str(file))
+    project.write(textwrap.dedent(source) + textwrap.dedent(ANSWER))
+    serving = f"{sys.executable} -m waitress --listen=127.0.0.1:$PORT service:app"
+    (found,) = run(project, command=serving).divergences
+    assert found.schedule is Kind.RESTART
+    assert found.cause is not None
+    assert found.cause.name == str(file)
+    assert not file.exists()
+
+
+def test_a_file_that_was_there_before_is_nobodys_finding(project: Project, tmp_path: Path) -> None:
+    file = tmp_path / "service.pid"
+    file.write_text("1")
+    source = LEFT_BEHIND.format(file=str(file))
+    project.write(textwrap.dedent(source) + textwrap.dedent(ANSWER))
+    verdict = run(project)
+    assert verdict.outcome is Outcome.COULD_NOT_RUN
+    assert f"{file} is there" in verdict.reason
+    assert file.read_text() == "1"
+
+
+@pytest.mark.parametrize("serving", ["", f"{sys.executable} -m waitress --port=$PORT service:app"])
+def test_a_lock_that_is_waited_for(project: Project, tmp_path: Path, serving: str) -> None:
+    file = str(tmp_path / "service.lock")
+    project.write(textwrap.dedent(WAITING.format(file=file)) + textwrap.dedent(ANSWER))
+    around = {"command": serving} if serving else {}
+    verdict = run(project, replace(QUICK, start_timeout=4.0), **around)
+    assert verdict.outcome is Outcome.DIFFERENT, verdict.reason
+    (found,) = verdict.divergences
+    assert (found.schedule, found.confirmed) == (Kind.SECOND, 3)
+    assert found.got == f"waits for the lock of {file}"
+    assert found.cause is not None
+    assert (found.cause.kind, found.cause.name) == ("file", file)
+    if not serving:
+        assert found.cause.written_at == line_of(project, "fcntl.flock(held")
+        told_everywhere(verdict, file)

@@ -17,7 +17,7 @@ from typing import Any
 
 from anypod.errors import AnypodError
 from anypod.prove.events import Divergence
-from anypod.prove.schedules import Kind
+from anypod.prove.schedules import STARTS, Kind
 
 FORMAT = 1
 TODO = "TODO: say why this is acceptable"
@@ -33,7 +33,8 @@ class Accepted:
 
     Attributes:
         route: that is blamed.
-        shown_by: "retry", "overlap", "process identity", "second replica" or "replicas".
+        shown_by: "retry", "overlap", "process identity", "second replica",
+            "start after a kill" or "replicas".
         state: `module name` of the state behind it, empty if none was found.
         where: the place in the answer, for a difference without a known state.
         reason: why it is acceptable.
@@ -151,7 +152,7 @@ def parted(
 
 
 def _shown_by(divergence: Divergence) -> str:
-    if divergence.schedule in {Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY, Kind.SECOND}:
+    if divergence.schedule in {Kind.RETRY, Kind.OVERLAP, Kind.IDENTITY, *STARTS}:
         return str(divergence.schedule)
     return "replicas"
 

@@ -110,6 +110,7 @@ class _Proof:
     partial: bool = False
     inconclusive: bool = False
     _deadlines: list[Deadline] = field(default_factory=list)
+    _made: tuple[str, ...] = ()
     _at_random: Iterator[Run] = field(init=False)
     _outside: Outside = field(init=False)
     findings: Findings = field(init=False)
@@ -141,9 +142,15 @@ class _Proof:
         """Run everything; what is returned says why no replicas could be compared."""
         try:
             self._run_fleet()
-        except StartFailed:
-            root = self.application.root.resolve()
-            refused = refusal.find(lambda slot: self._open_world(alone=slot), root, self.done)
+        except StartFailed as failed:
+            refused = refusal.Refusal(
+                lambda slot, seconds: self._open_world(alone=slot, start_timeout=seconds),
+                self.application.root.resolve(),
+                self.done,
+                self.options.start_timeout,
+                self._made,
+                self._warn,
+            ).find(failed)
             if refused is None:
                 raise
             return refused
@@ -161,6 +168,7 @@ class _Proof:
         finally:
             self.done.starts = fleet.starts()
             fleet.close()
+            self._made = fleet.made()
 
     def _run(self, fleet: Fleet[Result]) -> None:
         runs = self._deadline(self.options.budget)
@@ -376,7 +384,9 @@ class _Proof:
                 path = escape.removeprefix(SHARED_BY_ALL)
                 self.left_out.append(f"pods that do not share {path}")
 
-    def _open_world(self, *, import_each: bool = False, alone: int | None = None) -> World:
+    def _open_world(
+        self, *, import_each: bool = False, alone: int | None = None, start_timeout: float = 0.0
+    ) -> World:
         if self.application.urls:
             return Elsewhere(
                 self.application,
@@ -388,7 +398,7 @@ class _Proof:
             # A deploy takes two pods.
             slots=1 if alone is not None else 2 if import_each else max(2, self.options.replicas),
             first=alone or 0,
-            start_timeout=self.options.start_timeout,
+            start_timeout=start_timeout or self.options.start_timeout,
             shared=self.options.shared,
             allow_hosts=self.options.allow_hosts,
             import_each=import_each,
@@ -458,13 +468,6 @@ class _Proof:
         )
         for entry in unused if not self.partial else ():
             self._warn(f"accepted, but not seen any more: {entry.route} ({entry.shown_by})")
-        outcome = (
-            Outcome.DIFFERENT
-            if divergences
-            else Outcome.ACCEPTED
-            if accepted
-            else Outcome.NO_DIFFERENCE
-        )
         left_out = verdicts.not_tried(
             self.plan,
             self.done,
@@ -474,7 +477,7 @@ class _Proof:
             routed=bool(self.application.urls),
         )
         return Verdict(
-            outcome,
+            verdicts.outcome(divergences, accepted),
             claim=verdicts.claim(coverage, divergences, partial=self.partial, accepted=accepted),
             application=self.application.name,
             workload=str(self.workload.path),

@@ -174,6 +174,10 @@ class Fleet(Generic[T]):
         """Processes started so far, in all worlds."""
         return sum(world.starts for world in list(self._worlds))
 
+    def made(self) -> tuple[str, ...]:
+        """Files outside the project that replicas have made, once the worlds are closed."""
+        return tuple(dict.fromkeys(path for world in self._worlds for path in world.made))
+
     def close(self) -> None:
         """End every replica, also under an import or a request that is still going on."""
         self._closed = True

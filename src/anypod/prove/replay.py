@@ -39,7 +39,7 @@ from anypod.prove.fleet import Deadline, Importing
 from anypod.prove.options import Options
 from anypod.prove.overlap import Pairing, Race
 from anypod.prove.player import Stopped
-from anypod.prove.schedules import Delivery, Kind, Schedule
+from anypod.prove.schedules import STARTS, Delivery, Kind, Schedule
 from anypod.prove.trial import Identified, Trial
 from anypod.prove.workload import Workload, load
 from anypod.replicas import Application, Elsewhere, Outside, ReplicaError, World
@@ -112,7 +112,7 @@ def read(file: str) -> tuple[Workload, tuple[Saved, ...]]:
         if not 1 <= int(number) <= len(every):
             raise ReplayError(f"{path} has {len(every)} differences, and no number {number}")
         every = [every[int(number) - 1]]
-    saved = [one for one in every if one.kind is not Kind.SECOND]  # nothing was delivered
+    saved = [one for one in every if one.kind not in STARTS]  # nothing was delivered
     if not saved:
         raise ReplayError(f"{path} has no differences to play again")
     for one in saved:
@@ -130,7 +130,7 @@ def _saved(one: Any) -> Saved:
     deliveries = tuple(
         Kept(**{name: kept[name] for name in Kept.__slots__}) for kept in one["replay"]
     )
-    if not deliveries and one["schedule"] != Kind.SECOND:
+    if not deliveries and one["schedule"] not in STARTS:
         raise ValueError(f"{one['route']} has no deliveries")
     return Saved(one["route"], one["where"], Kind(one["schedule"]), deliveries)
 

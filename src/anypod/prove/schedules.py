@@ -29,6 +29,7 @@ class Kind(StrEnum):
     RANDOM = "random"
     IDENTITY = "process identity"
     SECOND = "second replica"
+    RESTART = "start after a kill"
 
 
 TRIED: tuple[Kind, ...] = (
@@ -39,6 +40,8 @@ TRIED: tuple[Kind, ...] = (
     Kind.DEPLOY,
     Kind.OVERLAP,
 )
+# What was tried with starts alone: nothing was delivered.
+STARTS = frozenset({Kind.SECOND, Kind.RESTART})
 # What can be tried with replicas that are not ours to start, kill or look into.
 ROUTED = frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY, Kind.OVERLAP})
 NEW_PROCESS = 0.1  # how often a pod is another process when a random schedule comes to it

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from anypod.prove.events import Coverage, Divergence, RouteCoverage
+from anypod.prove.events import Coverage, Divergence, Outcome, RouteCoverage
 from anypod.prove.plan import Plan
 from anypod.prove.schedules import ROUTED, TRIED, Kind
 from anypod.prove.workload import Workload, route
@@ -53,6 +53,13 @@ def merged(known: Divergence, other: Divergence) -> Divergence:
         verified = second.cause.verified
         cause = replace(cause, verified=verified, together=second.cause.together)
     return replace(first, also=tuple(sorted(kinds, key=ORDER.__getitem__)), cause=cause)
+
+
+def outcome(counting: Sequence[Divergence], accepted: Sequence[Divergence]) -> Outcome:
+    """What was found, in a word."""
+    if counting:
+        return Outcome.DIFFERENT
+    return Outcome.ACCEPTED if accepted else Outcome.NO_DIFFERENCE
 
 
 def sorted_by_step(found: Iterable[Divergence]) -> tuple[Divergence, ...]:

@@ -25,7 +25,7 @@ from anypod.replicas.change import State
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import StartFailed
 from anypod.replicas.pod import Pod, Replica
-from anypod.replicas.processes import kill_group, tail
+from anypod.replicas.processes import kill_group, tail, waits_for
 from anypod.replicas.readiness import answers
 from anypod.replicas.site import Site
 
@@ -230,8 +230,14 @@ class CommandPod(Pod):
         code = None if process is None else process.poll()
         if code is not None:
             what = _ended(code) + " before it listened"
+        file = "" if code is not None or process is None else waits_for(process.pid)
         self.end()
-        raise StartFailed(f"{self.option} {self._command!r} {what}", log=tail(log))
+        raise StartFailed(
+            f"{self.option} {self._command!r} {what}",
+            log=tail(log),
+            hung=code is None,
+            waits_for=file,
+        )
 
     def end(self, first: signal.Signals = signal.SIGKILL, grace: float = 0.0) -> None:
         """End the command; a polite signal goes to its whole group when a shell leads it."""

@@ -129,6 +129,7 @@ class Elsewhere(World):
         outside: Outside | None = None,
     ) -> None:
         self.application = application
+        self.made = {}
         self.starts = 0
         self.seconds_per_import = 0.0
         self._timeout = start_timeout

@@ -72,10 +72,22 @@ class StartFailed(ReplicaError):
         traceback: the service's own traceback, without anypod's and the import system's frames and
             with the paths of the user's tree; empty when there is none (a hang, a signal).
         log: the end of what the service wrote to stdout and stderr.
+        hung: it was still starting when its time was used up.
+        waits_for: the file whose lock it waited for then, if it did and the system tells.
     """
 
-    def __init__(self, reason: str, *, traceback: str = "", log: str = "") -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        traceback: str = "",
+        log: str = "",
+        hung: bool = False,
+        waits_for: str = "",
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.traceback = traceback
         self.log = log
+        self.hung = hung
+        self.waits_for = waits_for

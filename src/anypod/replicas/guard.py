@@ -19,10 +19,11 @@ from urllib.parse import parse_qs, unquote
 
 from anypod.replicas.hosts import is_local
 
-__all__ = ["Guard", "move_imports", "patch_hostname"]
+__all__ = ["MADE", "Guard", "made", "move_imports", "patch_hostname"]
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _MOST = 100
+MADE = "made: "  # how a record begins that names a file outside which was not there before
 
 # Event → positions of (path, dir_fd) among its arguments.
 _PATHS: dict[str, tuple[tuple[int, int | None], ...]] = {
@@ -133,6 +134,8 @@ class Guard:
         except (OSError, ValueError):
             return  # a path that the operation itself is about to refuse
         if not real.startswith(self._inside) and real not in self._exact:
+            if not os.path.lexists(real):  # as above
+                self._record(f"{MADE}{real}")
             self._record(f"not isolated: {real}")
 
     def _reached(self, host: Any) -> None:
@@ -174,6 +177,11 @@ class Guard:
             return os.path.samestat(os.fstat(self._record_to or 0), self._file)
         except OSError:
             return False
+
+
+def made(records: Collection[str]) -> dict[str, None]:
+    """The files that records name as made."""
+    return {line.removeprefix(MADE): None for line in records if line.startswith(MADE)}
 
 
 def _resolve(name: str) -> list[str]:

@@ -17,7 +17,8 @@ from anypod.replicas.channel import Channel
 from anypod.replicas.disk import Disk, remove_tree
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import BadTarget, MissingServer, ReplicaUnresponsive, StartFailed
-from anypod.replicas.processes import kill_group, tail
+from anypod.replicas.guard import MADE, made
+from anypod.replicas.processes import kill_group, tail, waits_for
 from anypod.replicas.readiness import answers
 from anypod.replicas.site import Site
 
@@ -198,9 +199,9 @@ class Replica:
         return self._kept[0] if self._kept else self._read()[0]
 
     def _read(self) -> tuple[str, tuple[str, ...]]:
-        text = self._pod.import_log() + tail(self._log)
         lines = [*self._pod.import_records(), *tail(self._records).splitlines()]
-        return text, tuple(dict.fromkeys(line for line in lines if " " in line))
+        told = (line for line in lines if " " in line and not line.startswith(MADE))
+        return self._pod.import_log() + tail(self._log), tuple(dict.fromkeys(told))
 
     def alive(self) -> bool:
         """Whether the process runs; one that is about to end, its connections closed, does not."""
@@ -229,8 +230,9 @@ class Replica:
 
     def _keep(self) -> None:
         """Remember what the files say, and remove them."""
-        if self._kept is None:
+        if not self._kept:
             self._kept = self._read()
+            self._pod.made.update(made(tail(self._records).splitlines()))
             if self._probe is not None:
                 self._probe.close()
             self._log.unlink(missing_ok=True)
@@ -248,6 +250,7 @@ class Pod:
         self.kind = ""
         self.reason = ""
         self.alone = False
+        self.made: dict[str, None] = {}  # files outside, by replicas and imports that are gone
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._used = False
@@ -282,6 +285,7 @@ class Pod:
         """
         with self._lock:
             site = self.site
+            self.made.update(made(self.import_records()))
             for name in (f"import-{site.slot}.log", f"import-{site.slot}.records"):
                 (self._logs / name).unlink(missing_ok=True)
             control, theirs = Channel.pair()
@@ -323,26 +327,24 @@ class Pod:
             message = channel.receive(timeout)
         except TimeoutError as exc:
             trace = self._where() if channel is self._control else ""
-            log = self._starting_log()
-            self.end()
-            raise StartFailed(
-                f"{self.site.target} did not {what} within {timeout:g} s", traceback=trace, log=log
-            ) from exc
+            raise self._failed(f" did not {what} within {timeout:g} s", trace, hung=True) from exc
         except EOFError as exc:
-            how = self._how_it_ended()
-            log = self._starting_log()
-            self.end()
-            raise StartFailed(f"{self.site.target} {how} before it could {what}", log=log) from exc
+            raise self._failed(f" {self._how_it_ended()} before it could {what}") from exc
         if message["event"] != "failed":
             return message
-        log = self._starting_log()
-        self.end()
         for kind in (BadTarget, MissingServer):
             if message["kind"] == kind.__name__:
+                self.end()
                 raise kind(message["reason"])
-        raise StartFailed(
-            f"{self.site.target}: {message['reason']}", traceback=message["traceback"], log=log
-        )
+        raise self._failed(f": {message['reason']}", message["traceback"])
+
+    def _failed(self, what: str, trace: str = "", *, hung: bool = False) -> StartFailed:
+        """What to raise for a start that did not succeed; its processes are ended."""
+        log = self._starting_log()
+        file = waits_for(self._process.pid) if hung and self._process is not None else ""
+        self.end()
+        what = self.site.target + what
+        return StartFailed(what, traceback=trace, log=log, hung=hung, waits_for=file)
 
     def _starting_log(self) -> str:
         return self.import_log() + "".join(
@@ -394,13 +396,8 @@ class Pod:
                 for end in ("log", "records")
             )
             probe, theirs = Channel.pair()
-            order = {
-                "op": "start",
-                "namespace": namespace,
-                "log": str(log),
-                "records": str(records),
-                "trace": [*trace],
-            }
+            files = {"log": str(log), "records": str(records)}
+            order = {"op": "start", "namespace": namespace, "trace": [*trace], **files}
             try:
                 with theirs, contextlib.suppress(OSError):  # a parent that died is told of below
                     control.send(order, theirs.fileno())
@@ -427,12 +424,11 @@ class Pod:
     def _await_ready(self, port: int) -> None:
         until = time.monotonic() + self.site.timeout
         if self._ready and not answers(("127.0.0.1", port), self._ready, until):
-            log = self._starting_log()
-            self.end()
-            what = (
-                f"did not answer GET {self._ready} with a 2xx or 3xx within {self.site.timeout:g} s"
+            raise self._failed(
+                f" did not answer GET {self._ready} with a 2xx or 3xx within {self.site.timeout:g} s "
+                "(--ready, --startup-timeout)",
+                hung=True,
             )
-            raise StartFailed(f"{self.site.target} {what} (--ready, --startup-timeout)", log=log)
 
     def alive(self) -> bool:
         """Whether the slot's replica runs."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
-__all__ = ["descendants", "kill_group", "tail"]
+__all__ = ["descendants", "kill_group", "tail", "waits_for"]
 
 _TAIL = 64 << 10  # bytes of a log that are kept
 
@@ -32,6 +33,25 @@ def _tasks(pid: int) -> list[Path]:
         return list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return []
+
+
+_WAITING = re.compile(r"^\d+: -> .* (?P<pid>\d+) [0-9a-f]+:[0-9a-f]+:(?P<inode>\d+) ", re.MULTILINE)
+
+
+def waits_for(pid: int) -> str:
+    """The file whose lock a process, or one of its descendants, waits for; empty if none (Linux)."""
+    try:
+        waiting = {
+            int(lock["pid"]): int(lock["inode"])
+            for lock in _WAITING.finditer(Path("/proc/locks").read_text())
+        }
+        for one in (pid, *descendants(pid)):
+            for opened in Path(f"/proc/{one}/fd").iterdir() if one in waiting else ():
+                if opened.stat().st_ino == waiting[one]:
+                    return str(opened.readlink())
+    except OSError:
+        return ""  # another system, or the process ended meanwhile
+    return ""
 
 
 def kill_group(leader: int) -> None:

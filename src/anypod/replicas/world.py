@@ -36,6 +36,7 @@ from anypod.replicas.command import CommandPod, Companion, run_once, with_guard
 from anypod.replicas.disk import Disk, copy_tree, remove_world
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
+from anypod.replicas.guard import made
 from anypod.replicas.hosts import refuse_remote
 from anypod.replicas.outside import Outside
 from anypod.replicas.pod import Pod, Replica
@@ -96,7 +97,8 @@ class Application:
 class World:
     """Slots in which replicas of one application run; a context manager.
 
-    `seconds_per_import` is how long the slowest import of the service took; 0.0 before the first.
+    `seconds_per_import` is how long the slowest import of the service took; 0.0 before the first. `made`
+    has, once it is closed, the files outside that its processes have made.
 
     Args:
         application: what runs.
@@ -144,6 +146,7 @@ class World:
             )
         self._start_seconds = 0.0
         self.seconds_per_import = 0.0
+        self.made: dict[str, None] = {}
         self._remarks: dict[str, None] = {}
         self._first = first
         self._prepared = False
@@ -427,6 +430,8 @@ class World:
         with self._lock:
             for pod in everything:
                 pod.remove()
+                self.made.update(pod.made)
+            self.made.update(made(self.records()))
             self._volume.close()
             remove_world(self._base)
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from anypod.prove.events import Cause, Contended, Divergence, Told
-from anypod.prove.schedules import Kind
+from anypod.prove.schedules import STARTS, Kind
 
 SHARED_INSTEAD = {
     "POD101": "state.counter(…) or state.map(…)",
@@ -62,8 +62,8 @@ def why(divergence: Divergence) -> str:
         return _why_twice(divergence)
     if divergence.schedule is Kind.OVERLAP:
         return "two requests at the same moment came out as in neither order"
-    if divergence.schedule is Kind.SECOND:
-        return _why_alone(cause)
+    if divergence.schedule in STARTS:
+        return _why_not_started(divergence)
     if divergence.schedule is Kind.IDENTITY:
         return "the answer depends on the process that gave it"
     if cause is None:
@@ -86,10 +86,15 @@ def why(divergence: Divergence) -> str:
     return f"pod {cause.pod} had changed {name}, pod {cause.reader} never saw it"
 
 
-def _why_alone(cause: Cause | None) -> str:
-    place = ""
+def _why_not_started(divergence: Divergence) -> str:
+    cause, place = divergence.cause, ""
     if cause is not None and cause.written_at:
         place = f" ({short(cause.written_in)}:{cause.written_at})"
+    if cause is not None and divergence.schedule is Kind.RESTART:
+        return (
+            f"a killed replica left the file {cause.name}, outside its disk: none starts again while "
+            f"that is there{place}"
+        )
     if cause is None or cause.kind != "file":
         return f"a second replica does not start while the first one runs{place}"
     return (
@@ -101,8 +106,12 @@ def _why_alone(cause: Cause | None) -> str:
 def evidence(divergence: Divergence) -> str:
     """How sure the cause is; empty without one."""
     cause = divergence.cause
+    times = divergence.confirmed
+    if divergence.schedule is Kind.RESTART:
+        return (
+            f"tried {times} times: one starts without the file, and none does after it was killed"
+        )
     if divergence.schedule is Kind.SECOND:
-        times = divergence.confirmed
         return f"tried {times} times: each starts alone, and not beside the other"
     if cause is None:
         return ""
