@@ -125,13 +125,17 @@ def copy_tree(
             folders += below
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+    _copy_files(files, source, stop)
+    for copy, link in links.items():
+        copy.symlink_to(link)
+
+
+def _copy_files(files: Mapping[Path, Path], source: Path, stop: Callable[[], bool]) -> None:
     for path, copy in files.items():
         if stop():
             raise Interrupted(f"copying {source} was given up")
         with contextlib.suppress(FileNotFoundError):  # an editor or another service removed it
             shutil.copy2(path, copy)
-    for copy, link in links.items():
-        copy.symlink_to(link)
 
 
 def _repository(place: Path, copy: Path) -> tuple[dict[Path, Path], list[Path], int]:
