@@ -193,7 +193,7 @@ class State:
         await self.store.aexecute(Get(self.store.prefix("ping", "ping")))
 
     def close(self) -> None:
-        """Give up connections and files."""
+        """Give up connections and files; who uses the state again gets others."""
         self.store.close()
 
     async def aclose(self) -> None:

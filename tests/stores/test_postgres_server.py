@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests import servers
-from tests.servers import wait_until
+from tests.servers import free_port, wait_until
 
 from anypod import commands as c
 from anypod.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
@@ -79,9 +79,11 @@ def test_the_password_is_shown_nowhere(postgres_url: str) -> None:
         assert store.execute(c.Add(fresh())).value == 1
         driver = driver_of(store)
         shown = f"{store!r} {driver!r} {driver.address!r} {vars(driver)!r}"
-        with pytest.raises(StoreUnavailable) as refused:
-            driver.close()
-            store.execute(c.Add("k"))
+    with (
+        open_store(f"postgresql://postgres:{SECRET}@127.0.0.1:{free_port()}/db") as away,
+        pytest.raises(StoreUnavailable) as refused,
+    ):
+        away.execute(c.Add("k"))
     assert SECRET not in shown
     assert SECRET not in str(refused.value)
 

@@ -281,7 +281,7 @@ class Store:
         return kind(f"{type(command).__name__} for {what or 'a record'} on {self.url}: {detail}")
 
     def close(self) -> None:
-        """Give up connections and files."""
+        """Give up connections and files; who uses the store again gets others."""
         self.driver.close()
 
     async def aclose(self) -> None:

@@ -34,6 +34,24 @@ def records_outlive_the_store(ground: Ground) -> None:
         assert store.execute(c.Get(key)) == written.current
 
 
+def a_closed_store_opens_again(ground: Ground) -> None:
+    """What uses a store after it was closed, in a thread or a task, gets connections anew."""
+    key = fresh("counter")
+    with ground.store() as store:
+        assert store.execute(c.Add(key)).value == 1
+        for expected in (2, 4, 6):
+            store.close()
+            assert store.execute(c.Add(key)).value == expected
+
+            async def work() -> int:
+                await store.aclose()
+                reply = await store.aexecute(c.Add(key))
+                await store.aclose()
+                return reply.value
+
+            assert asyncio.run(work()) == expected + 1
+
+
 def a_forked_child_uses_the_same_store(ground: Ground) -> None:
     """Parent and child go on with one store object, at the same time, each on its own connection."""
     key = fresh("counter")
@@ -258,6 +276,7 @@ def listeners_hear_what_is_published(ground: Ground) -> None:
 
 CHECKS: Final[tuple[Callable[[Ground], None], ...]] = (
     records_outlive_the_store,
+    a_closed_store_opens_again,
     a_forked_child_uses_the_same_store,
     a_fork_inside_an_event_loop,
     the_clock_is_the_stores,

@@ -127,13 +127,13 @@ class Pool:
         self._opening = 0
         self._waiting = 0
         self._changed = threading.Condition()
-        self._closed = False
+        self._closings = 0
 
     def take(self, deadline: float) -> PooledLink:
         """An idle connection, or a new one.
 
         Raises:
-            Unsent: none came free before the deadline, or the pool is closed.
+            Unsent: none came free before the deadline.
             psycopg.OperationalError: a new one could not be opened.
         """
         while True:
@@ -152,10 +152,12 @@ class Pool:
     def give(self, pooled: PooledLink) -> None:
         """Take back a connection that nothing is under way on."""
         link = pooled.link
-        if link.broken or link.retired or link.busy or self._closed:
+        if link.broken or link.retired or link.busy:
             self.discard(pooled)
             return
         self._idle.append(pooled)
+        if link.retired:  # meanwhile, by `close`: one of the two sees the other
+            self.drain()
         if self._waiting:  # read after the append: who waits looks again after it said so
             with self._changed:
                 self._changed.notify()
@@ -177,8 +179,6 @@ class Pool:
             self._waiting += 1
             try:
                 while True:
-                    if self._closed:
-                        raise Unsent("the store was closed")
                     if self._idle:
                         try:
                             return self._idle.pop()
@@ -202,6 +202,7 @@ class Pool:
         return True
 
     def _opened(self, deadline: float) -> PooledLink:
+        closings = self._closings
         try:
             pooled = PooledLink(self._connect(max(0.0, deadline - time.monotonic())))
         except BaseException:
@@ -212,6 +213,8 @@ class Pool:
         with self._changed:
             self._opening -= 1
             self._open.add(pooled)
+            if closings != self._closings:
+                pooled.link.retired = True
         return pooled
 
     def drain(self) -> None:
@@ -223,6 +226,9 @@ class Pool:
                 return
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when it is given back."""
-        self._closed = True
+        """Close what is idle; what is in use is closed when it is given back. Who asks then gets others."""
+        with self._changed:
+            self._closings += 1
+            for pooled in self._open:
+                pooled.link.retired = True
         self.drain()
