@@ -188,6 +188,12 @@ def rate_limited(run: Run) -> None:
         )
 
 
+def counted_down(run: Run) -> None:
+    left = 58 + run.random.randrange(3)
+    headers = (("cache-control", f"public, max-age={left}"), ("age", str(60 - left)))
+    run.answer("GET /cached", "text", headers=headers)
+
+
 def short_codes(run: Run) -> None:
     code = "".join(run.random.choices(string.ascii_uppercase + string.digits, k=4))
     run.answer("POST /invites", {"code": code})
@@ -278,8 +284,29 @@ SAFE = [
     keyed_by_id,
     prose,
     rate_limited,
+    counted_down,
     short_codes,
 ]
+
+
+def test_another_age_is_told_where_no_clock_explains_it() -> None:
+    noise = Noise()
+    for other in ("public, max-age=30", "private, max-age=60", "no-store"):
+        one, two = Run(1), Run(1)
+        one.answer("GET /", "text", headers=(("cache-control", "public, max-age=60"),))
+        two.answer("GET /", "text", headers=(("cache-control", other),))
+        (found,) = compare(one.trace, two.trace, noise)
+        assert found.where == "header cache-control"
+
+
+def test_the_tag_of_a_file_in_a_listing_is_told_of_no_process() -> None:
+    def run(number: int) -> Trace:
+        one = Run(1)
+        listing = f"<d:multistatus><d:getetag>{number}-1795558236-6</d:getetag></d:multistatus>"
+        one.answer("PROPFIND /docs/", listing, status=207, kind="application/xml")
+        return one.trace
+
+    assert not Noise.learn(run(2195981), run(2195981), run(2204795)).identity
 
 
 @pytest.mark.parametrize("service", SAFE, ids=lambda service: service.__name__)

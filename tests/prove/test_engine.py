@@ -421,3 +421,61 @@ def test_random_schedules_use_the_rest_of_the_budget(project: Project) -> None:
     assert verdict.seed == 7
     assert not verdict.partial
     assert verdict.coverage.schedules[0] == verdict.coverage.schedules[1]
+
+
+def test_a_part_of_the_workload_may_draw_what_the_whole_did_not(project: Project) -> None:
+    """The second sign-up is refused. Asked alone it gets a random id, which no earlier run showed."""
+    small(
+        project,
+        """
+        import uuid
+
+        users = {}
+
+        @route("POST /register")
+        def register(body):
+            if body in users:
+                return 400, {"detail": "exists"}
+            users[body] = str(uuid.uuid4())
+            return 201, {"id": users[body]}
+        """,
+    )
+    verdict = project.prove("POST /register\n\nann\n\n###\nPOST /register\n\nann\n")
+    (found,) = verdict.divergences
+    assert (found.where, found.expected, found.got) == ("status", "400", "201")
+    assert len(found.requests) == 2
+    assert found.cause is not None
+    assert (found.cause.name, found.cause.verified) == ("users", True)
+
+
+def test_a_folder_that_another_pod_lacks_is_the_cause(project: Project) -> None:
+    """And a copied file has an age of its own, which the tag of its answer shows."""
+    small(
+        project,
+        """
+        @route("POST /folder")
+        def folder(body):
+            os.mkdir("kept")
+            return {}
+
+        @route("POST /file")
+        def file(body):
+            if not os.path.isdir("kept"):
+                return 409, {}
+            Path("kept/one.txt").write_text(body)
+            return {}
+
+        @route("GET /file")
+        def read_it(body):
+            return {"text": Path("kept/one.txt").read_text() if os.path.exists("kept/one.txt") else ""}
+        """,
+    )
+    verdict = project.prove("POST /folder\n\n###\nPOST /file\n\none\n\n###\nGET /file\n")
+    found = {
+        d.route: d.cause and (d.cause.kind, d.cause.name, d.cause.verified)
+        for d in verdict.divergences
+    }
+    assert found == {
+        "POST /file": ("file", "kept/", True),
+        "GET /file": ("file", "kept/one.txt", True),
+    }

@@ -184,15 +184,32 @@ def test_any_body_survives(recorder: Recorder, kind: str, body: bytes) -> None:
 def test_what_no_workload_can_hold_is_counted(recorder: Recorder) -> None:
     recorder.add("GET /")
     recorder.add("GET /static/a.css", answered=(("content-type", "text/css"),))
-    recorder.add("PROPFIND /dav")
+    recorder.add("PURGE /cache")
     recorder.recording.begin(Request("GET", "/events"))
     written = recorder.recording.write()
     assert written.requests == 1
     assert written.notes == (
-        "left out: 1 × PROPFIND requests: the format has no such method",
+        "left out: 1 × PURGE requests: the format has no such method",
         "left out: 1 × files (styles, scripts, images)",
         "left out: 1 × requests that had no answer yet",
     )
+
+
+def test_what_calendars_and_shared_folders_are_asked_is_recorded(recorder: Recorder) -> None:
+    """WebDAV's methods; the lock that a server gives is taken from its answer."""
+    given = ("lock-token", "<opaquelocktoken:0x2055397b489d8fe8445ca6567125b6c6>")
+    kind = ("Content-Type", "application/xml")
+    recorder.add("MKCOL /new", status=201)
+    recorder.add("LOCK /new/b.txt", kind, body=b"<lockinfo/>", answered=(given,))
+    recorder.add("PUT /new/b.txt", ("If", f"({given[1]})"), body=b"second", status=204)
+    recorder.add("PROPFIND /new", ("Depth", "1"), status=207)
+    recorder.add("UNLOCK /new/b.txt", ("Lock-Token", given[1]), status=204)
+    assert "If: ({{lock_new_b_txt.response.headers.lock-token}})\n" in recorder.text()
+    assert recorder.recording.write().notes == ()
+    steps = load(recorder.path).steps
+    assert [s.method for s in steps] == ["MKCOL", "LOCK", "PUT", "PROPFIND", "UNLOCK"]
+    assert steps[1].body == "<lockinfo/>"
+    assert given[1] not in recorder.text()
 
 
 def test_host_and_scheme_are_recorded_and_the_browser_is_not(recorder: Recorder) -> None:

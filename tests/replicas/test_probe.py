@@ -260,6 +260,19 @@ def test_in_memory_stores_of_libraries_are_seen_into(worlds, get, library, head,
     assert [(change.kind, change.name) for change in replica.changes()] == [("global", "jobs")]
 
 
+def test_a_store_that_a_librarys_object_holds_is_seen_into(worlds, get):
+    head = """
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+limiter = FixedWindowRateLimiter(MemoryStorage())
+"""
+    replica = worlds(service(head, "limiter.hit(parse('3/minute'), 'k')", ""), slots=1).start(0)
+    assert get(replica, "/")
+    changed = {change.name for change in replica.changes()}
+    assert {"limiter.storage.storage", "limiter.storage.expirations"} <= changed
+
+
 def test_state_inside_a_factory(worlds, get):
     source = """
         from flask import Flask, jsonify

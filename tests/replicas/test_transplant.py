@@ -17,6 +17,7 @@ WRITTEN_BELOW = {
     "keyword default": ["request_count['k'] = 1"],
     "own wrapper": ["return request_count.setdefault(x, function(x))"],
     "middleware": ["self.seen += 1"],
+    "middleware that holds the application too": ["self.seen += 1"],
 }
 
 
@@ -207,6 +208,58 @@ def test_a_store_that_a_library_makes_when_it_is_asked_for_is_made_and_filled(
     writer, reader = world.start(0), world.start(1)
     assert get(writer, "/") == 1
     state = State("global", "service", "app.stores._stores['sessions']._held")
+    assert state in {change.state for change in writer.changes()}
+    assert reader.give(writer.take([state])) == {state}
+    assert get(reader, "/") == 2
+
+
+# A library's cache that is set up once for all of the process; its backend is a class with one store.
+SET_UP = """
+    class Backend:
+        _store = {}
+
+        def get(self, key):
+            return self._store.get(key)
+
+        def set(self, key, value):
+            self._store[key] = value
+
+        def clear(self):
+            self._store.clear()
+
+
+    class Cache:
+        _backend = None
+
+        @classmethod
+        def init(cls, backend):
+            cls._backend = backend
+
+        @classmethod
+        def count(cls):
+            cls._backend.set("n", (cls._backend.get("n") or 0) + 1)
+            return cls._backend.get("n")
+"""
+
+
+def test_a_store_of_a_librarys_class_is_seen_and_carried(worlds, get, env, tmp_path):
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    (libraries / "setup_once.py").write_text(textwrap.dedent(SET_UP))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(libraries))))
+    source = """
+        from setup_once import Backend, Cache
+
+        Cache.init(Backend())
+
+        def app(environ, start):
+            start("200 OK", [("Content-Type", "application/json")])
+            return [b"%d" % Cache.count()]
+    """
+    world = worlds(source, slots=2)
+    writer, reader = world.start(0), world.start(1)
+    assert get(writer, "/") == 1
+    state = State("global", "service", "Cache._backend._store")
     assert state in {change.state for change in writer.changes()}
     assert reader.give(writer.take([state])) == {state}
     assert get(reader, "/") == 2

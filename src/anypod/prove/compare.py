@@ -21,6 +21,7 @@ from anypod.prove.compare_noise import (
     Difference,
     Known,
     ResetIncomplete,
+    is_of_a_file,
     lengths,
     outcome,
     short,
@@ -30,8 +31,6 @@ from anypod.prove.model import Exchange, Response, Trace
 from anypod.prove.renaming import atoms, is_strong, show
 
 __all__ = ["Difference", "Noise", "ResetIncomplete", "compare"]
-
-_UNTOLD = frozenset({"header etag", "header last-modified"})  # follow from a file's path and age
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def _with_identity(noise: Noise, a: Trace, b: Trace) -> Noise:
     unordered = {(routes[d.step_index], general(d.where)) for d in found if d.kind == "order"}
     return replace(
         noise,
-        identity=tuple(d for d in found if d.where not in _UNTOLD),
+        identity=tuple(d for d in found if not is_of_a_file(d.where)),
         wild=noise.wild | wild,
         unordered=noise.unordered | unordered,
     )

@@ -6,6 +6,7 @@ learned in `compare` and consulted in `compare_judge`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from anypod.prove.compare_learn import Place, general
 from anypod.prove.model import NoResponse, Response
 from anypod.prove.renaming import show
 
+_OF_A_FILE = re.compile(r"(?:header |text of <(?:\w+:)?(?:get)?)(?:etag|last-?modified)>?")
 _SHOWN = 400  # characters of a value that a difference repeats
 
 
@@ -104,6 +106,11 @@ class Known:
     def is_keyed(self, route: str, where: str) -> bool:
         """Whether an object's members are named by generated values."""
         return (route, general(where)) in self.keyed
+
+
+def is_of_a_file(where: str) -> bool:
+    """Whether a place tells of a file's path, number or age, as web servers make ETags of them."""
+    return _OF_A_FILE.fullmatch(where.removeprefix("body ")) is not None
 
 
 def short(text: str) -> str:

@@ -72,6 +72,18 @@ class Judge:
             by_step[step] for step in sorted(by_step) if not (self.producers(step) & by_step.keys())
         )
 
+    def is_new(self, difference: Difference) -> bool:
+        """Whether the runs of the whole workload showed nothing at its place, random or not."""
+        return (
+            difference.where not in ("status", "no response", "request")
+            and (difference.step_index, difference.where) not in self.noise.seen
+        )
+
+    def knowing(self, one: Trace, two: Trace) -> Judge:
+        """The same for a part of the workload that one replica was asked twice: what differs is noise."""
+        differs = {(d.step_index, d.where) for d in compare(one, two, self.noise)}
+        return replace(self, noise=replace(self.noise, wild=self.noise.wild | differs))
+
     def is_declared_stale(self, expected: Trace, got: Trace, step: int) -> bool:
         """Whether this step's answer is an earlier right answer to the same request.
 

@@ -16,6 +16,7 @@ from anypod.prove.model import Step
 from anypod.prove.options import Options
 from anypod.prove.overlap import TRIES, Pairing, Pairings
 from anypod.prove.schedules import (
+    READ_METHODS,
     SAFE_METHODS,
     Kind,
     Retry,
@@ -138,7 +139,7 @@ def make(
         if step.method not in SAFE_METHODS and route(step) not in seen:
             seen.add(route(step))
             once.append(step.index)
-    last_read = max((s.index for s in workload.steps if s.method in {"GET", "HEAD"}), default=-1)
+    last_read = max((s.index for s in workload.steps if s.method in READ_METHODS), default=-1)
     unobservable = tuple(
         dict.fromkeys(route(workload.steps[index]) for index in retried if index > last_read)
     )

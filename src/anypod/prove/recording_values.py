@@ -32,6 +32,7 @@ _IDENTIFIERS = frozenset({
 _SECRET_VALUE = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]{8,}|(?:sk|pk|rk|ghp|gho|xox[abp])[-_][\w-]{16,}|AKIA[A-Z0-9]{16}"
 )
+_ONE_OF = re.compile(r"<[^<>\s]+>|(?:W/)?\"[^\"\s]+\"")
 _SCHEME = re.compile(r"(bearer|basic|token|digest|apikey)\s+", re.IGNORECASE)
 _SPELLED: dict[str, Callable[[str], str]] = {
     "query": quote_plus,
@@ -172,7 +173,7 @@ class Values:
                 prefix, value = value[: scheme.end()], value[scheme.end() :]
         known = self._sources.get(value)
         if not known:
-            return None
+            return prefix + listed if (listed := self._listed(place, value)) else None
         if _is_strong(value):
             source = known[0]
         else:
@@ -183,6 +184,18 @@ class Values:
                 return None
             source = max(fitting, key=lambda one: _nearness(place, one))
         return prefix + self._refer(source.producer, source.path)
+
+    def _listed(self, place: Place, value: str) -> str | None:
+        """A header that names several values, as `If: (<one> "two")` does, with those that are known."""
+        if place.kind != "header":
+            return None
+
+        def known(match: re.Match[str]) -> str:
+            sources = self._sources.get(match[0]) if _is_strong(match[0]) else None
+            return self._refer(sources[0].producer, sources[0].path) if sources else match[0]
+
+        listed = _ONE_OF.sub(known, value)
+        return None if listed == value else listed
 
     def target(self, target: str) -> str | None:
         """A whole target that an earlier answer led to, or that goes on below such a place."""

@@ -45,7 +45,8 @@ STARTS = frozenset({Kind.SECOND, Kind.RESTART})
 # What can be tried with replicas that are not ours to start, kill or look into.
 ROUTED = frozenset({Kind.ANOTHER_POD, Kind.STALE_COPY, Kind.RETRY, Kind.OVERLAP})
 NEW_PROCESS = 0.1  # how often a pod is another process when a random schedule comes to it
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+READ_METHODS = frozenset({"GET", "HEAD", "PROPFIND", "REPORT", "SEARCH"})
+SAFE_METHODS = READ_METHODS | {"OPTIONS", "TRACE"}
 
 
 class Retry(StrEnum):
@@ -103,6 +104,15 @@ class Schedule:
     def starts(self) -> int:
         """How many processes the schedule needs."""
         return len({(delivery.slot, delivery.life) for delivery in self.deliveries})
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one process gets every request once, in order: no more than one replica does."""
+        return (
+            self.starts == 1
+            and not self.rolls
+            and not any(d.duplicate or d.lost or d.overlaps for d in self.deliveries)
+        )
 
     def keep(self, positions: Collection[int]) -> Schedule:
         """The same schedule with only the deliveries at these positions."""

@@ -21,7 +21,12 @@ from anypod.prove.workload_reference import NAME, PLACEHOLDER, Reference, refere
 from anypod.prove.workload_route import labels
 from anypod.prove.workload_variables import BadVariable, Definition, Variables
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
+    # of WebDAV and CalDAV (RFC 3253, 3744, 4791, 4918, 5323), which editors take too
+    *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK"),
+    *("REPORT", "SEARCH", "MKCALENDAR", "ACL"),
+)
 DIRECTIVES = ("@name", "@client", "@retry", "@stale", "@status", "@no-redirect")
 PRIVATE = "http-client.private.env.json"  # where editors keep secrets, by environment
 ENVIRONMENT = "anypod"

@@ -364,9 +364,12 @@ class Disk:
         before = self._seen
         self._settle()
         found: dict[str, Change] = {}
-        for name in diff(before, self._seen):
+        differing = diff(before, self._seen)
+        for name in differing:
             kinds = {entry.kind for entry in (before.get(name), self._seen.get(name)) if entry}
             if "file" not in kinds or "__pycache__/" in name:
+                if kinds == {"directory"} and self._is_lone(name, before, differing):
+                    found[f"{name}/"] = self._change(f"{name}/", before, tree)
                 continue
             if name.rpartition("/")[2].startswith(_SERVERS_OWN):
                 continue
@@ -379,8 +382,17 @@ class Disk:
                 found[base] = self._change(base, before, tree)
         return tuple(found.values())
 
+    def _is_lone(self, name: str, before: Mapping[str, Entry], differing: Collection[str]) -> bool:
+        """Whether a folder of the project came or went, and none of its files did."""
+        return (
+            name.startswith("disk/")
+            and (name in before) is not (name in self._seen)
+            and not any(part.startswith((".", "__")) for part in name.split("/"))
+            and not any(other.startswith(f"{name}/") for other in differing)
+        )
+
     def take(self, name: str) -> str | None:
-        """A file as text, for `give` on another disk, a database with its journals.
+        """A file as text, for `give` on another disk, a database with its journals; a folder has a slash.
 
         Args:
             name: as a change names it.
@@ -389,6 +401,8 @@ class Disk:
             The content; None if it is too large to be carried.
         """
         path = self._path(name)
+        if name.endswith("/"):
+            return json.dumps(path.is_dir())
         contents = {}
         for end in ("", *_SQLITE_COMPANIONS):
             file = path.with_name(path.name + end)
@@ -407,6 +421,12 @@ class Disk:
         """
         path = self._path(name)
         contents = json.loads(content)
+        if isinstance(contents, bool):
+            if contents:
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                remove_tree(path)
+            return
         for end in ("", *_SQLITE_COMPANIONS):
             file = path.with_name(path.name + end)
             if end in contents:
@@ -433,7 +453,7 @@ class Disk:
         return Change(kind, f"{'~' if top == 'home' else '$TMPDIR'}/{rest}", "", "", was, now)
 
     def _render(self, name: str, entries: Mapping[str, Entry], content: Path | None) -> str:
-        entry = entries.get(name)
+        entry = entries.get(name.rstrip("/"))
         if entry is None:
             return "absent"
         if entry.kind != "file":

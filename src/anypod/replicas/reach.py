@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from anypod.replicas.digest import attributes_of, has_type, held_by, own_items, per_type
 
-__all__ = ["Reached", "below", "is_store"]
+__all__ = ["Reached", "below", "entries", "is_store"]
 
 _CLOSED = (
     type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, types.FrameType, re.Pattern,
@@ -74,17 +74,28 @@ def is_store(value: Any) -> bool:
 
     Not those that a fingerprint looks into by itself.
     """
-    return _gets_and_sets(type(value)) and any(
-        has_type(item, _CONTAINERS) for _, item in own_items(value)
-    )
+    kind = type(value)
+    return held_by(kind) is None and _gets_and_sets(kind) and any(True for _ in entries(value))
+
+
+def entries(value: Any) -> Iterator[Reached]:
+    """The containers in which a store keeps its entries: of its own, or of its class."""
+    for name, item in own_items(value):
+        if has_type(item, _CONTAINERS):
+            yield Reached(name, item, (value, name))
+    for base in type(value).__mro__:
+        for name, item in list(vars(base).items()):
+            if has_type(item, _CONTAINERS) and not name.startswith("__") and not name.isupper():
+                yield Reached(name, item, (base, name))
 
 
 @per_type
 def _gets_and_sets(kind: type) -> bool:
-    if held_by(kind) is not None or issubclass(kind, _CONTAINERS):
+    if issubclass(kind, _CONTAINERS):
         return False
     methods = {name for base in kind.__mro__ for name in vars(base)}
-    return {"get", "set", "delete"} <= methods and not str(kind.__module__).startswith("anypod.")
+    removes = not methods.isdisjoint({"delete", "clear", "remove", "pop"})
+    return removes and {"get", "set"} <= methods and not str(kind.__module__).startswith("anypod.")
 
 
 def _parts(value: Any, name: str) -> Iterator[Reached]:

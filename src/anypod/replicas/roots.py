@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anypod.replicas.change import State
-from anypod.replicas.digest import attributes_of, has_type, is_plain, own_items, per_type
+from anypod.replicas.digest import attributes_of, has_type, held_by, is_plain, own_items, per_type
 from anypod.replicas.lru import CACHED, made
-from anypod.replicas.reach import below, is_store
+from anypod.replicas.reach import below, entries, is_store
 from anypod.replicas.target import Target
 
 __all__ = ["Place", "Roots", "companions"]
@@ -53,6 +53,8 @@ _DEPTH = 3
 # How far, and at how many values, objects of libraries are looked into for keys and for stores.
 _DEEP, _MANY = 8, 20_000
 _NEAR, _FEW = 4, 400
+_NEARER, _FEWER = 2, 64  # of any object of a library, and
+_IN_ALL = 1500  # of all of them in one pass
 _KEY = 8  # characters of a key at least
 # How one middleware holds the next.
 _LINKS = ("__wrapped__", "app", "wsgi_app", "application", "get_response")
@@ -142,6 +144,8 @@ class Roots:
                         continue
                     if not imported or self._may_be_state(value):
                         walk.bound(value, name, module.__name__, "global", at=(vars(module), name))
+                    elif has_type(value, type):
+                        walk.tool(value, name, module.__name__)
         for library, held in _LIBRARIES.items():
             for name in held if library in sys.modules else ():
                 held_in = vars(sys.modules[library])
@@ -186,6 +190,7 @@ class _Walk:
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self._seen: set[int] = set()
+        self._left = _IN_ALL
         self._applications: set[int] = set()
         self.found: list[Place] = []
         self._keep = self.found.append
@@ -235,16 +240,38 @@ class _Walk:
             self._instance(value, name, module, kind, depth, at)
         else:
             self._add(kind, name, module, value, at)
-            if is_store(value):
-                self._store(value, name, module)
-            elif callable(value):
+            self._of_a_library(value, name, module, kind, depth)
+
+    def _of_a_library(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
+        if is_store(value):
+            self._store(value, name, module)
+        elif held_by(type(value)) is None:
+            if callable(value):
                 self._wrapped(value, name, module, kind, depth)
+            self._stores_below(value, name, module)
+
+    def tool(self, value: type, name: str, module: str) -> None:
+        """The stores that a library's class has for all of a process."""
+        for attribute, item in list(vars(value).items()):
+            if is_store(item) and self._first(item):
+                self._store(item, f"{name}.{attribute}", module)
+
+    def _stores_below(self, value: Any, name: str, module: str) -> None:
+        """The stores that a library's object has: a limiter its counts, a cache its backend."""
+        if has_type(value, _WHOLE):
+            return
+        most = min(_FEWER, self._left)
+        for part in below(value, name, depth=_NEARER, most=most, seen=set()):
+            self._left -= 1
+            keeps = is_store(part.value) or held_by(type(part.value))
+            if keeps and self._first(part.value):
+                self._store(part.value, part.name, module)
 
     def _store(self, value: Any, name: str, module: str) -> None:
         """What a library's object keeps by key, in built-in containers."""
-        for attribute, item in own_items(value):
-            if type(item) in _CONTAINERS and self._first(item):
-                self._add("global", f"{name}.{attribute}", module, item, (value, attribute))
+        for part in entries(value):
+            if type(part.value) in _CONTAINERS and self._first(part.value):
+                self._add("global", f"{name}.{part.name}", module, part.value, part.holder)
 
     def _wrapped(self, value: Any, name: str, module: str, kind: str, depth: int) -> None:
         """A library's object around a function: what it keeps, and the function."""
