@@ -131,6 +131,17 @@ def test_a_replay_gives_the_same_verdict_and_none_when_it_is_mended(project: Pro
     assert "GET /visits (another pod) came back in 0 of 3 replays" in mended.warnings
 
 
+def test_another_application_has_not_mended_it(project: Project) -> None:
+    project.write(SERVICE)
+    verdict = project.prove("POST /visits\n\n###\nGET /visits\n")
+    jsonfile.write(verdict, project.path / "saved.json")
+    project.write(SERVICE.replace('"/visits"', '"/seen"'))
+    verdict = again(project, str(project.path / "saved.json"))
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.COULD_NOT_RUN, 2)
+    assert "404 for GET /visits" in verdict.reason
+    assert "is it the same application" in verdict.reason
+
+
 def test_a_file_that_cannot_be_played_says_why(tmp_path: Path) -> None:
     workload = tmp_path / "shop.http"
     workload.write_text("GET /b\n")

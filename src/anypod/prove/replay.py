@@ -18,7 +18,7 @@ from typing import Any
 from anypod.errors import AnypodError
 from anypod.prove import verdict as verdicts
 from anypod.prove.acceptance import parted
-from anypod.prove.baseline import CannotRun, take
+from anypod.prove.baseline import Baseline, CannotRun, take
 from anypod.prove.compare import Difference
 from anypod.prove.events import (
     Divergence,
@@ -36,6 +36,7 @@ from anypod.prove.events import (
 )
 from anypod.prove.explain import CONFIRMATIONS, Suspect
 from anypod.prove.fleet import Deadline, Importing
+from anypod.prove.model import Response
 from anypod.prove.options import Options
 from anypod.prove.overlap import Pairing, Race
 from anypod.prove.player import Stopped
@@ -60,12 +61,14 @@ class Saved:
         where: the place in the answer.
         kind: of its schedule.
         deliveries: the few that showed it; the last one's answer differed.
+        answered: lines of the workload whose requests one replica answered without an error.
     """
 
     route: str
     where: str
     kind: Kind
     deliveries: tuple[Kept, ...]
+    answered: frozenset[int]
 
     @property
     def schedule(self) -> Schedule:
@@ -132,7 +135,10 @@ def _saved(one: Any) -> Saved:
     )
     if not deliveries and one["schedule"] not in STARTS:
         raise ValueError(f"{one['route']} has no deliveries")
-    return Saved(one["route"], one["where"], Kind(one["schedule"]), deliveries)
+    answered = frozenset(
+        told["line"] for told in one["alone"] if told["status"] is not None and told["status"] < 400
+    )
+    return Saved(one["route"], one["where"], Kind(one["schedule"]), deliveries, answered)
 
 
 def replay(
@@ -250,6 +256,8 @@ class _Replay:
                     importing,
                 )
                 for one in self.saved:
+                    _can_be_seen(one, baseline)
+                for one in self.saved:
                     self._again(trial, world, one)
                     self.played += 1
         finally:
@@ -314,6 +322,29 @@ class _Replay:
                 yield world
             finally:
                 self.starts += world.starts
+
+
+def _can_be_seen(saved: Saved, baseline: Baseline) -> None:
+    """One replica answers at least one of the requests, unless it did not when they were saved.
+
+    Raises:
+        CannotRun: it does not; that nothing differs would mean nothing.
+    """
+    failed = [
+        exchange
+        for exchange in baseline.trace.exchanges
+        if exchange.step.line in saved.answered
+        and isinstance(exchange.response, Response)
+        and exchange.response.status >= 400
+    ]
+    if failed and len(failed) == len(saved.answered):
+        first = failed[-1]
+        assert isinstance(first.response, Response)
+        raise CannotRun(
+            f"{saved.route} cannot be played again: one replica now answers all of its requests with an error "
+            f"({first.response.status} for {first.step.label}), and did not when they were saved; is it the "
+            "same application, with the same settings?"
+        )
 
 
 def _identity(trial: Trial, world: World, saved: Saved) -> Divergence | None:
