@@ -151,6 +151,7 @@ def test_a_file_that_cannot_be_played_says_why(tmp_path: Path) -> None:
         "route": "GET /a",
         "where": "status",
         "schedule": "another pod",
+        "alone": [],
         "replay": [{**kept, "duplicate": False, "lost": False, "overlaps": False}],
     }
     document = {"format": 1, "workload": str(workload), "divergences": [one], "accepted": []}
