@@ -54,6 +54,20 @@ SHOP = """
             yield b"first"
             threading.Event().wait()
         return app.response_class(lines())
+
+    ended = threading.Event()
+
+    @app.get("/events")
+    def events():
+        def lines():
+            yield b"data: 1\\n\\n"
+            ended.wait()
+        return app.response_class(lines(), mimetype="text/event-stream")
+
+    @app.delete("/events")
+    def end():
+        ended.set()
+        return "", 204
 """
 
 
@@ -151,6 +165,24 @@ def test_an_answer_that_never_ends_does_not_hold_the_end_up(
     assert code == 0
     assert "1 request, 1 client" in out
     assert "left out: 1 × " in err
+
+
+def test_a_stream_that_another_request_ends_is_left_out(
+    front: Callable[..., Recording], project: Project
+) -> None:
+    recording = front()
+    connection = HTTPConnection("localhost", recording.port)
+    connection.request("GET", "/events")
+    answer = connection.getresponse()
+    assert answer.read(7) == b"data: 1"
+    assert httpx.get(f"{recording.url}/me").status_code == 200
+    assert httpx.delete(f"{recording.url}/events").status_code == 204
+    assert answer.read() == b"\n\n"
+    connection.close()
+    code, out, err = recording.end()
+    assert code == 0
+    assert "2 requests, 1 client" in out
+    assert "left out: 1 × the stream /events: " in err
 
 
 def test_nothing_recorded_is_no_workload(front: Callable[..., Recording], project: Project) -> None:

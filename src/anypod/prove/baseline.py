@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from anypod.prove.client import STREAM
 from anypod.prove.compare import Difference, Noise, ResetIncomplete
 from anypod.prove.model import Exchange, NoResponse, Response, Trace
 from anypod.prove.player import Clock, Played, play
@@ -189,9 +190,11 @@ def _answered(workload: Workload, played: Played, lacking: str) -> None:
         if isinstance(exchange.response, NoResponse):
             step = exchange.step
             ended = f"; {played.died[0]}" if played.died else ""
+            streams = exchange.response.reason.startswith(STREAM)
+            advice = "leave it out of the workload" if streams else "look at the request"
             raise CannotRun(
                 f"{workload.path.name}:{step.line}: {step.label}: one replica alone gave no answer: "
-                f"{exchange.response.reason}{ended}; look at the request, or allow more time with "
+                f"{exchange.response.reason}{ended}; {advice}, or allow more time with "
                 f"--timeout{_printed(played)}"
             )
     earlier = _line(_unlike(played)) + _line(lacking)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 MAX_ANSWER = 32 * 1024 * 1024  # bytes of one body, also after decompression
 
+STREAMS = ("text/event-stream", "multipart/x-mixed-replace")  # answers that often have no end
+STREAM = "its answer, a stream, had not ended"
+
 _HOST = "localhost"
 _CHUNK = 64 * 1024
 _SETS = frozenset({"set-cookie", "set-cookie2"})
@@ -218,6 +221,7 @@ def _exchange(
     late = NoResponse(f"no answer within {timeout:g} s")
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     received = 0
+    answer: http.client.HTTPResponse | None = None
     stack = contextlib.ExitStack()
     try:
         connected = stack.enter_context(socket.create_connection(address, timeout))
@@ -236,7 +240,8 @@ def _exchange(
         if answer.length:  # read1 does not complain about a body that ends early
             return NoResponse(f"closed the connection in its answer, after {received} bytes")
     except TimeoutError:
-        return late
+        kind = "" if answer is None else (answer.getheader("content-type") or "").lower()
+        return NoResponse(f"{STREAM} after {timeout:g} s") if kind.startswith(STREAMS) else late
     except http.client.RemoteDisconnected:
         return NoResponse("closed the connection without an answer")
     except http.client.IncompleteRead:

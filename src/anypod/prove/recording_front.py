@@ -22,7 +22,7 @@ from typing import Any
 import uvicorn
 
 from anypod.errors import AnypodError
-from anypod.prove.client import decoded
+from anypod.prove.client import STREAMS, decoded
 from anypod.prove.model import Request, Response
 from anypod.prove.recording import Recording
 from anypod.replicas import Application, World
@@ -191,6 +191,7 @@ class _Front:
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="front")
     )
     open: set[_Upstream] = field(default_factory=set)
+    begun: int = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request with what the replica answers."""
@@ -221,7 +222,8 @@ class _Front:
         cookies = pending.cookies if pending is not None else cookies
         if cookies:
             forwarded.append(("cookie", cookies))
-        upstream = _Upstream(self.address)
+        self.begun += 1
+        upstream = _Upstream(self.address, self.begun)
         self.open.add(upstream)
         try:
             response = await self._forward(upstream, request, forwarded, send)
@@ -232,7 +234,12 @@ class _Front:
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await _say(send, 502, f"the service gave no answer: {failed!r}")
         else:
-            if pending is not None:
+            for other in self.open:
+                other.outlasted |= other.number < upstream.number
+            kind = (response.header("content-type") or "").lower()
+            if pending is not None and upstream.outlasted and kind.startswith(STREAMS):
+                self.recording.leave_out_stream(pending, scope["path"])
+            elif pending is not None:
                 self.recording.end(pending, response)
         finally:
             self.open.discard(upstream)
@@ -271,9 +278,15 @@ class _Front:
 
 
 class _Upstream:
-    """One request to the replica, which another thread may give up."""
+    """One request to the replica, which another thread may give up.
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    Attributes:
+        number: in the order in which they began.
+        outlasted: a later one was answered before this one.
+    """
+
+    def __init__(self, address: tuple[str, int], number: int) -> None:
+        self.number, self.outlasted = number, False
         self._connection = http.client.HTTPConnection(*address)
         self._socket: socket.socket | None = None
 
