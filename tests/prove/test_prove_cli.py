@@ -93,7 +93,7 @@ def test_what_was_found_can_be_accepted_with_a_reason(project: Project) -> None:
     file = project.path / "accepted.json"
     written = run(project, *call, "--write-baseline", "accepted.json")
     assert written.returncode == 1
-    assert written.stderr == "accepted.json: 1 differences; reasons to write: 1\n"
+    assert written.stderr == "accepted.json: 1 difference; reasons to write: 1\n"
     refused = run(project, *call, "--baseline", "accepted.json")
     assert refused.returncode == 2
     assert "has no reason" in refused.stderr
@@ -365,3 +365,41 @@ def test_a_saved_difference_is_played_again(project: Project) -> None:
     assert run(project, "service:app", "--replay", "again.json").returncode == 0
     refused = run(project, "service:app", "--replay", "missing.json")
     assert (refused.returncode, "missing.json: No such file" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("none/out.json", "there is no folder none"), (".", "it is a folder")],
+)
+def test_a_report_that_could_not_be_written_is_told_before_the_proof(
+    project: Project, place: str, reason: str
+) -> None:
+    project.write(APP)
+    project.workload(PAIR)
+    for option in ("--json", "--write-baseline"):
+        done = run(project, "service:app", "--workload", "workload.http", option, place)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"anypod prove: {option} {place} cannot be written: {reason}\n"
+
+
+def test_a_report_to_a_pipe_or_a_link_leaves_it_what_it_is(project: Project) -> None:
+    pipe, link, full = (project.path / name for name in ("pipe", "link", "full"))
+    os.mkfifo(pipe)
+    link.symlink_to("behind.sarif")
+    full.symlink_to("/dev/full")
+    project.write(APP)
+    project.workload(PAIR)
+    outputs = ("--json", "pipe", "--sarif", "link", "--html", "full")
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    done = run(
+        project, "service:app", "--workload", "workload.http", "--schedule", "another-pod", *outputs
+    )
+    assert json.loads(reader.communicate(timeout=60)[0])["verdict"] == "different"
+    assert json.loads((project.path / "behind.sarif").read_text())["version"] == "2.1.0"
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert full.is_symlink()
+    # What was found is told, and so is what could not be.
+    assert done.returncode == 2
+    assert "DIFFERS" in done.stdout
+    assert "cannot write full: No space left on device" in done.stderr

@@ -22,10 +22,12 @@ from anypod.prove.events import Event, Outcome, Verdict
 from anypod.prove.options import usual_budget
 from anypod.prove.replay import Saved
 from anypod.prove.schedules import TRIED, Kind
+from anypod.prove.whole import unwritable, write_whole
 from anypod.prove.workload import WorkloadError, load
 from anypod.replicas import Application, ReplicaError
 from anypod.report import jsonfile
 from anypod.report.console import ConsoleReport
+from anypod.report.words import count
 
 EXAMPLES = """\
 examples:
@@ -229,6 +231,9 @@ def main(argv: Sequence[str]) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as ended:
         return int(ended.code or 0)
+    if reason := _unwritable(arguments):
+        print(f"anypod prove: {reason}", file=sys.stderr)
+        return 2
     try:
         application = service.application(arguments)
         schedules = service.schedules(application, arguments.schedule)
@@ -299,6 +304,15 @@ def main(argv: Sequence[str]) -> int:
     return _written(verdict, arguments)
 
 
+def _unwritable(arguments: argparse.Namespace) -> str:
+    """Which file cannot be written, and why: told before minutes are spent."""
+    for option in (*FORMS, "write-baseline"):
+        path: Path | None = getattr(arguments, option.replace("-", "_"))
+        if path is not None and (reason := unwritable(path)):
+            return f"--{option} {path} cannot be written: {reason}"
+    return ""
+
+
 def _record(application: Application, arguments: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -341,7 +355,7 @@ def _written(verdict: Verdict, arguments: argparse.Namespace) -> int:
         if path is None:
             continue
         try:
-            jsonfile.write_whole(_rendered(form, verdict), path)
+            write_whole(_rendered(form, verdict), path)
         except OSError as failed:
             code = _cannot_write(path, failed)
     path = arguments.write_baseline
@@ -353,7 +367,7 @@ def _written(verdict: Verdict, arguments: argparse.Namespace) -> int:
         left = acceptance.write(path, found, known)
     except OSError as failed:
         return _cannot_write(path, failed)
-    print(f"{path}: {len(found)} differences; reasons to write: {left}", file=sys.stderr)
+    print(f"{path}: {count(len(found), 'difference')}; reasons to write: {left}", file=sys.stderr)
     return code
 
 

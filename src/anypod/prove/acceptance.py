@@ -9,7 +9,6 @@ is not accepted. An entry that no difference needs any more is told, so that the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from anypod.errors import AnypodError
 from anypod.prove.events import Divergence
 from anypod.prove.schedules import STARTS, Kind
+from anypod.prove.whole import write_whole
 
 FORMAT = 1
 TODO = "TODO: say why this is acceptable"
@@ -125,12 +125,7 @@ def write(path: Path, divergences: Iterable[Divergence], known: Sequence[Accepte
         entries.setdefault(kept or fresh)
     rows = [{name: getattr(entry, name) for name in Accepted.__slots__} for entry in entries]
     text = json.dumps({"format": FORMAT, "accepted": rows}, indent=2, ensure_ascii=False) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(text, path)
     return sum(entry.reason == TODO for entry in entries)
 
 

@@ -1,17 +1,14 @@
-"""The verdict as JSON, for programs; `docs/prove.md` and `docs/prove.schema.json` describe it.
-
-The file appears whole or not at all: it is written beside its place and renamed.
-"""
+"""The verdict as JSON, for programs; `docs/prove.md` and `docs/prove.schema.json` describe it."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anypod.prove.events import Coverage, Divergence, Stale, Told, Verdict
+from anypod.prove.whole import write_whole
 
 FORMAT = 1
 
@@ -57,20 +54,6 @@ def write(verdict: Verdict, path: Path) -> None:
 def text(verdict: Verdict) -> str:
     """The verdict as JSON text."""
     return json.dumps(document(verdict), indent=2, ensure_ascii=False) + "\n"
-
-
-def write_whole(content: str, path: Path) -> None:
-    """Write a report to a file, which is there whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(content, encoding="utf-8", errors="backslashreplace")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
