@@ -231,7 +231,8 @@ def main(argv: Sequence[str]) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as ended:
         return int(ended.code or 0)
-    if reason := _unwritable(arguments):
+    is_har = arguments.workload is not None and arguments.workload.suffix.lower() == ".har"
+    if reason := _misused(arguments, is_har=is_har):
         print(f"anypod prove: {reason}", file=sys.stderr)
         return 2
     try:
@@ -239,9 +240,6 @@ def main(argv: Sequence[str]) -> int:
         schedules = service.schedules(application, arguments.schedule)
     except (AnypodError, ReplicaError) as wrong:
         return _refused(str(wrong), arguments)
-    is_har = arguments.workload is not None and arguments.workload.suffix.lower() == ".har"
-    if arguments.origin and not is_har:
-        return _refused("--origin names the service in a .har, for --workload", arguments)
     if arguments.record is not None:
         return _record(application, arguments)
     try:
@@ -304,8 +302,10 @@ def main(argv: Sequence[str]) -> int:
     return _written(verdict, arguments)
 
 
-def _unwritable(arguments: argparse.Namespace) -> str:
-    """Which file cannot be written, and why: told before minutes are spent."""
+def _misused(arguments: argparse.Namespace, *, is_har: bool) -> str:
+    """What is wrong with the options, a file that cannot be written above all: before minutes are spent."""
+    if arguments.origin and not is_har:
+        return "--origin names the service in a .har, for --workload"
     for option in (*FORMS, "write-baseline"):
         path: Path | None = getattr(arguments, option.replace("-", "_"))
         if path is not None and (reason := unwritable(path)):
