@@ -237,7 +237,8 @@ class _Front:
             for other in self.open:
                 other.outlasted |= other.number < upstream.number
             kind = (response.header("content-type") or "").lower()
-            if pending is not None and upstream.outlasted and kind.startswith(STREAMS):
+            listens = request.method == "GET" and kind.startswith(STREAMS)  # as browsers do
+            if pending is not None and upstream.outlasted and listens:
                 self.recording.leave_out_stream(pending, scope["path"])
             elif pending is not None:
                 self.recording.end(pending, response)
