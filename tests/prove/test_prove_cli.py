@@ -403,3 +403,29 @@ def test_a_report_to_a_pipe_or_a_link_leaves_it_what_it_is(project: Project) -> 
     assert done.returncode == 2
     assert "DIFFERS" in done.stdout
     assert "cannot write full: No space left on device" in done.stderr
+
+
+def told_to(project: Project, output: int) -> tuple[int, str, str]:
+    """Exit code, what was said of errors and the verdict of a proof that writes to a descriptor."""
+    project.write(APP)
+    project.workload(PAIR)
+    options = ("--workload", "workload.http", "--schedule", "another-pod", "--json", "out.json")
+    done = subprocess.run(
+        command(project, "service:app", *options), cwd=project.path, env=project.env(), stdout=output,
+        stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    os.close(output)
+    verdict = json.loads((project.path / "out.json").read_text())["verdict"]
+    return done.returncode, done.stderr, verdict
+
+
+def test_a_reader_that_has_gone_loses_no_report(project: Project) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert told_to(project, writing) == (1, "", "different")
+
+
+def test_a_full_disk_is_told_and_loses_no_report(project: Project) -> None:
+    code, said, verdict = told_to(project, os.open("/dev/full", os.O_WRONLY))
+    assert (code, verdict) == (2, "different")
+    assert said == "anypod prove: cannot write what was found: No space left on device\n"

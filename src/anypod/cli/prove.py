@@ -299,7 +299,7 @@ def main(argv: Sequence[str]) -> int:
     finally:
         report.close()
         signal.signal(signal.SIGTERM, before)
-    return _written(verdict, arguments)
+    return _written(verdict, arguments, report.failure)
 
 
 def _misused(arguments: argparse.Namespace, *, is_har: bool) -> str:
@@ -345,9 +345,12 @@ def _refused(reason: str, arguments: argparse.Namespace) -> int:
     return _written(verdict, arguments)
 
 
-def _written(verdict: Verdict, arguments: argparse.Namespace) -> int:
-    """Write every report that was asked for; the exit code."""
+def _written(verdict: Verdict, arguments: argparse.Namespace, failure: str = "") -> int:
+    """Write every report that was asked for; the exit code. `failure` is why the console's was not."""
     code = verdict.exit_code
+    if failure:
+        print(f"anypod prove: cannot write what was found: {failure}", file=sys.stderr)
+        code = 2
     if arguments.github:
         print(_rendered("github", verdict), end="")
     for form in FORMS:

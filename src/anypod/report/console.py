@@ -6,6 +6,10 @@ depends on colour. Text of the service (targets, values, logs) is never read as 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -39,15 +43,34 @@ class ConsoleReport:
     Args:
         console: where to.
         quiet: only differences and the last line.
+
+    Attributes:
+        failure: why what was to be told could not be written, as on a full disk; else empty.
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Console(highlight=False, soft_wrap=False)
         self._quiet = quiet
         self._live: Progress | None = None
+        self._is_gone = False
+        self.failure = ""
 
     def __call__(self, event: events.Event) -> None:
-        """Tell one event."""
+        """Tell one event; a reader that has gone, or a disk that is full, does not end the proof."""
+        if self._is_gone:
+            return
+        try:
+            self._tell(event)
+        except OSError as failed:
+            self.failure = failed.strerror or str(failed)
+            _let_go()
+        except SystemExit:  # so Rich ends a program whose reader has gone
+            _let_go()
+        else:
+            return
+        self._is_gone, self._live = True, None
+
+    def _tell(self, event: events.Event) -> None:
         match event:
             case events.Opened():
                 self._opened(event)
@@ -129,6 +152,14 @@ class ConsoleReport:
         console = self._live.console if self._live is not None else self._console
         text.rstrip()
         console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _let_go() -> None:
+    """Write what is still to be written to nowhere: it would fail again when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def told_divergence(divergence: Divergence, width: int = 80) -> Text:
