@@ -135,6 +135,18 @@ def test_the_state_that_the_handler_reads_is_preferred(source: Path) -> None:
     assert found.line == line(source, "first, second = {}, []")
 
 
+def test_a_file_with_content_is_preferred_to_an_empty_one(source: Path) -> None:
+    kept, lock = (
+        Change("file", name, "", name, "absent", after)
+        for name, after in (("calendar.props", "29 bytes"), ("calendar.lock", "''"))
+    )
+    for changes in ((kept, lock), (lock, kept)):
+        writer = exchange("POST /pages/7", 1, *changes)
+        found = find(Kind.ANOTHER_POD, [writer, exchange("GET /pages/7", 2)], "1")
+        assert found is not None
+        assert found.name == "calendar.props"
+
+
 def test_what_the_readers_own_process_changed_is_not_what_it_lacked(source: Path) -> None:
     writer = exchange("POST /pages/7", 1, change(source, "first"))
     assert find(Kind.ANOTHER_POD, [writer, exchange("GET /pages/7", 1)], "1") is None

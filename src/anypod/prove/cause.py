@@ -159,6 +159,8 @@ def _score(
         score += 2
     if "()" in change.name:
         score -= 3  # first the cache that made it: that one may be what is stale
+    if change.kind == "file" and change.after in {"''", "0 bytes"}:
+        score -= 1  # a lock, most likely: its content is not what somebody lacks
     shown = expected.strip("\"'")
     if shown and shown in change.after:
         score += 1
