@@ -11,6 +11,7 @@ from tests.prove.small import SHARED, small
 
 from anypod.prove.events import Event, Finished, Found, Log, Opened, Outcome, Planned, Progress
 from anypod.prove.schedules import Kind
+from anypod.report.words import why
 
 
 @pytest.mark.parametrize("name", ["hits", "how_often", "zähler"])
@@ -245,6 +246,49 @@ def test_a_secret_drawn_at_import_is_a_difference_of_process_identity(project: P
     assert divergence.schedule is Kind.IDENTITY
     assert (divergence.rule, divergence.confirmed) == ("POD109", 3)
     assert [r.pod for r in divergence.requests] == [1, 2]
+
+
+def test_a_database_that_each_import_makes_for_itself_is_named(project: Project) -> None:
+    """As with an account that a service makes, with a secret of its own, where there is none yet."""
+    small(
+        project,
+        """
+        import hmac, uuid
+
+        def secret():
+            with sqlite3.connect("users.db") as users:
+                return users.execute("SELECT secret FROM user").fetchone()[0].encode()
+
+        with sqlite3.connect("users.db") as users:
+            users.execute("CREATE TABLE user (secret TEXT)")
+            users.execute("INSERT INTO user VALUES (?)", [uuid.uuid4().hex])
+
+        @route("POST /token")
+        def token(body):
+            id = uuid.uuid4().hex
+            return {"token": id + hmac.new(secret(), id.encode(), "sha1").hexdigest()}
+
+        @route("POST /check")
+        def check(body):
+            good = hmac.new(secret(), body[:32].encode(), "sha1").hexdigest() == body[32:]
+            return (200 if good else 403), {}
+        """,
+    )
+    verdict = project.prove(
+        "# @name t\nPOST /token\n\n###\nPOST /check\n\n{{t.response.body.$.token}}\n"
+    )
+    (divergence,) = verdict.divergences
+    assert (divergence.route, divergence.rule) == ("POST /check", "POD105")
+    cause = divergence.cause
+    assert cause is not None
+    assert (cause.kind, cause.name, cause.verified, cause.drawn) == (
+        "database",
+        "users.db",
+        True,
+        True,
+    )
+    told = "pod 1 and pod 2 each made the database users.db for itself when it started"
+    assert why(divergence) == told
 
 
 def test_a_secret_per_import_is_found_by_the_token_that_another_import_refuses(

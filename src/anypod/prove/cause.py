@@ -175,10 +175,10 @@ def rule(kind: Kind, cause: Cause | None, route: str) -> str | None:
         return "POD109"
     if cause is None:
         return None
-    if cause.drawn:
-        return "POD109"
     if cause.kind in {"file", "database"}:
         return "POD105"
+    if cause.drawn:
+        return "POD109"
     if cause.kind == "cache":
         return "POD102"
     leaf = cause.name.rsplit(".", 1)[-1]

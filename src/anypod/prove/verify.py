@@ -83,7 +83,8 @@ class Verification:
         try:
             found = self._sufficient(suspects)
             if found is None:
-                unlike = self._unlike()
+                known = {one.change.state for one in suspects}
+                unlike = [one for one in self._unlike() if one.change.state not in known]
                 if (drawn := self._drawn(unlike)) is not None:
                     return drawn
                 # A database that one pod has changed, say, and a key that each of them has drawn.
@@ -158,7 +159,7 @@ class Verification:
     # --- what no request changed
 
     def _unlike(self) -> list[Suspected]:
-        """The texts and numbers that the pods do not have alike, the likeliest keys first."""
+        """What the pods have had from their start and not alike: databases, likely keys, and the others."""
         here = self._process(-1)
         others = [
             at for at in range(len(self.schedule.deliveries) - 1) if self._process(at) != here
@@ -177,7 +178,7 @@ class Verification:
         ]
 
     def _drawn(self, unlike: Sequence[Suspected]) -> Cause | None:
-        """A text or number that each process drew for itself at import, if that alone is the cause."""
+        """A value or a file that each process made for itself at import, if that alone is the cause."""
         try:
             found = self._sufficient(unlike) if unlike else None
             if found is None:
@@ -206,9 +207,11 @@ class Verification:
         return named
 
 
-def _is_unlikely(constant: Constant) -> bool:
-    """Whether nothing in the name says that this is a key: it is tried after those that do."""
-    return _KEY_WORDS.search(constant.state.name) is None
+def _is_unlikely(constant: Constant) -> int:
+    """How late it is tried: first databases, then what the name says is a key, then the others."""
+    if constant.state.kind == "database":
+        return 0
+    return 1 if _KEY_WORDS.search(constant.state.name) else 2
 
 
 def _drawn_as(constant: Constant) -> Change:

@@ -63,9 +63,9 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A text or number that a process holds; two processes' digests are alike if the values are.
+    """A text or number that a process holds, or a file that its import made.
 
-    The value itself is not told: it may be a secret.
+    Two processes' digests are alike if the values are. The value itself is not told: it may be a secret.
     """
 
     state: State

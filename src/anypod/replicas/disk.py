@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from anypod.replicas.change import Change
+from anypod.replicas.change import Change, Constant, State
 from anypod.replicas.errors import Interrupted, TreeTooLarge
 from anypod.replicas.watch import Watch
 
@@ -435,6 +435,16 @@ class Disk:
             else:
                 file.unlink(missing_ok=True)
 
+    def made(self) -> Iterator[Constant]:
+        """The files that are not as in the origin, as they are now: what a start made, or a request."""
+        for name, entry in self._seen.items():
+            if entry.kind != "file" or self._is_original(name, entry) or "__pycache__/" in name:
+                continue
+            file = self.path / name
+            if file.is_file() and not name.endswith(_SQLITE_COMPANIONS):
+                digest = hashlib.blake2b(file.read_bytes()).hexdigest()
+                yield Constant(State(_kind(file), "", _told(name)), "", digest)
+
     def _path(self, name: str) -> Path:
         for prefix, top in _TOPS.items():
             if name.startswith(prefix):
@@ -442,15 +452,13 @@ class Disk:
         return self.path / "disk" / name
 
     def _change(self, name: str, before: Mapping[str, Entry], tree: Path) -> Change:
-        kind = "database" if _starts_with(self.path / name, _SQLITE) else "file"
+        kind = _kind(self.path / name)
         was = self._render(name, before, self._source(name) if name in self._pristine else None)
         now = self._render(name, self._seen, self.path / name)
         if was == now:
             now = f"{now}, other content"
-        top, _, rest = name.partition("/")
-        if top == "disk":
-            return Change(kind, rest, "", str(tree / rest), was, now)
-        return Change(kind, f"{'~' if top == 'home' else '$TMPDIR'}/{rest}", "", "", was, now)
+        inside = name.removeprefix("disk/")
+        return Change(kind, _told(name), "", "" if inside == name else str(tree / inside), was, now)
 
     def _render(self, name: str, entries: Mapping[str, Entry], content: Path | None) -> str:
         entry = entries.get(name.rstrip("/"))
@@ -467,6 +475,16 @@ class Disk:
                 return text
         journal = sum(item.size for end in ("-wal",) if (item := entries.get(name + end)))
         return f"{entry.size + journal} bytes"
+
+
+def _told(name: str) -> str:
+    """How people name a file of a replica, by where it is below its slot."""
+    top, _, rest = name.partition("/")
+    return rest if top == "disk" else f"{'~' if top == 'home' else '$TMPDIR'}/{rest}"
+
+
+def _kind(file: Path) -> str:
+    return "database" if _starts_with(file, _SQLITE) else "file"
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

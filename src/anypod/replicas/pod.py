@@ -105,14 +105,15 @@ class Replica:
         return tuple(Write(State(*one["state"]), one["file"], one["line"]) for one in found)
 
     def constants(self) -> tuple[Constant, ...]:
-        """The texts and numbers that the process holds.
+        """The texts and numbers that the process holds, and the files that its import made.
 
         Raises:
             ReplicaUnresponsive: the process lives but does not answer.
         """
         answer = self._ask({"op": "constants"}) if self._pod.holds(self) else None
         found = answer["constants"] if answer else []
-        return tuple(Constant(State(*one["state"]), one["file"], one["digest"]) for one in found)
+        held = (Constant(State(*one["state"]), one["file"], one["digest"]) for one in found)
+        return (*self._pod.disk.made(), *held)
 
     def unreached(self, requests: Sequence[tuple[str, str]]) -> tuple[str, ...] | None:
         """The application's routes that none of these requests, as method and target, reaches, if known.

@@ -76,7 +76,8 @@ def why(divergence: Divergence) -> str:
     name = f"{_called(cause)}{place}"
     if cause.drawn:
         other = f"pod {cause.reader}" if cause.reader != cause.pod else "the process after it"
-        return f"pod {cause.pod} and {other} each drew {name} for itself when it started"
+        did = "drew" if cause.module else "made"
+        return f"pod {cause.pod} and {other} each {did} {name} for itself when it started"
     if divergence.schedule is Kind.STALE_COPY and cause.pod == cause.reader:
         return f"pod {cause.reader} answered from its own copy in {name}"
     if divergence.schedule is Kind.POD_MOVED:
