@@ -523,3 +523,38 @@ def test_a_folder_that_another_pod_lacks_is_the_cause(project: Project) -> None:
         "POST /file": ("file", "kept/", True),
         "GET /file": ("file", "kept/one.txt", True),
     }
+
+
+def test_what_one_replica_answers_at_random_to_fewer_requests_is_no_difference(
+    project: Project,
+) -> None:
+    """Without the login of the workload a visitor gets a random name, which nobody got before."""
+    project.write(
+        """
+        import uuid
+        from flask import Flask, jsonify, session
+
+        app = Flask(__name__)
+        app.secret_key = "the same everywhere"
+        users = set()
+
+        @app.post("/login")
+        def login():
+            session["user"] = "ann"
+            users.add("ann")
+            return "", 204
+
+        @app.get("/page")
+        def page():
+            if session.get("user") not in users:
+                session["visitor"] = uuid.uuid4().hex
+                return jsonify(user=None)
+            return jsonify(user="ann")
+        """
+    )
+    verdict = project.prove("POST /login\n\n###\nGET /page\n")
+    (divergence,) = verdict.divergences
+    assert divergence.route == "GET /page"
+    assert [request.target for request in divergence.requests] == ["/login", "/page"]
+    assert divergence.cause is not None
+    assert (divergence.cause.name, divergence.cause.verified) == ("users", True)
