@@ -171,7 +171,8 @@ def test_an_import_error_shows_the_users_own_traceback(project: Project) -> None
     [
         (("service:app", "--workload", "none.http"), "none.http"),
         (("service:app", "--workload", "bad.http"), "bad.http:2: "),
-        (("service:app",), "--workload"),
+        (("service:app",), "Click them together with `anypod prove service:app --record`"),
+        ((), "anypod prove APP --record"),
         (("service:app", "--workload", "w.http", "--replicas", "0"), "from 1 to 16"),
         (("service:app", "--workload", "w.http", "--budget", "soon"), "is not a duration"),
         (("service:app", "--workload", "w.http", "--schedule", "chaos"), "there are another-pod"),

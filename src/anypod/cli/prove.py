@@ -56,6 +56,7 @@ FORMS = {
     "sarif": "SARIF, at the guilty lines",
     "junit": "JUnit XML",
 }
+SOURCES = ("workload", "record", "openapi", "last", "replay")
 UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "app", metavar="APP", nargs="?", help="module:app or 'module:factory()', WSGI or ASGI"
     )
     service.add(made)
-    source = made.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group()
     source.add_argument(
         "--workload",
         metavar="FILE",
@@ -304,6 +305,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _misused(arguments: argparse.Namespace, *, is_har: bool) -> str:
     """What is wrong with the options, a file that cannot be written above all: before minutes are spent."""
+    if not any(getattr(arguments, name) for name in SOURCES):
+        return (
+            f"which requests? Click them together with `anypod prove {arguments.app or 'APP'} --record`, or "
+            "name some: --workload FILE (.http or .har), --openapi SOURCE, --last or --replay FILE"
+        )
     if arguments.origin and not is_har:
         return "--origin names the service in a .har, for --workload"
     for option in (*FORMS, "write-baseline"):
