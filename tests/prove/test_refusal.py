@@ -241,7 +241,7 @@ def test_a_lock_that_is_waited_for(project: Project, tmp_path: Path, serving: st
     file = str(tmp_path / "service.lock")
     project.write(textwrap.dedent(WAITING.format(file=file)) + textwrap.dedent(ANSWER))
     around = {"command": serving} if serving else {}
-    verdict = run(project, replace(QUICK, start_timeout=4.0), **around)
+    verdict = run(project, replace(QUICK, start_timeout=15.0), **around)
     assert verdict.outcome is Outcome.DIFFERENT, verdict.reason
     (found,) = verdict.divergences
     assert (found.schedule, found.confirmed) == (Kind.SECOND, 3)
