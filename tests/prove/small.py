@@ -49,6 +49,29 @@ SMALL = """
     {routes}
 """
 
+SHARED_WORKLOAD = """
+PUT /value
+
+one
+
+###
+GET /value
+
+###
+PUT /value
+
+two
+
+###
+GET /value
+
+###
+POST /things
+
+###
+GET /thing
+"""
+
 
 def small(project: Project, routes: str) -> None:
     project.write(textwrap.dedent(SMALL).format(routes=textwrap.dedent(routes)))

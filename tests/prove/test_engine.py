@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.prove.conftest import FEW, ONE, Project
-from tests.prove.small import SHARED, small
+from tests.prove.small import SHARED, SHARED_WORKLOAD, small
 
-from anypod.prove.events import Event, Finished, Found, Log, Opened, Outcome, Planned, Progress
+from anypod.prove.events import Finished, Found, Log, Opened, Outcome, Planned, Progress
 from anypod.prove.schedules import Kind
 from anypod.report.words import why
 
@@ -39,30 +39,6 @@ def test_renaming_the_global_changes_the_name_that_is_reported(project: Project,
     source = (project.path / "service.py").read_text().splitlines()
     assert divergence.cause.line is not None
     assert source[divergence.cause.line - 1] == f"{name} = 0"
-
-
-SHARED_WORKLOAD = """
-PUT /value
-
-one
-
-###
-GET /value
-
-###
-PUT /value
-
-two
-
-###
-GET /value
-
-###
-POST /things
-
-###
-GET /thing
-"""
 
 
 def test_state_in_a_shared_database_is_no_difference(project: Project) -> None:
@@ -365,106 +341,6 @@ def test_a_shared_path_is_a_volume(project: Project) -> None:
     private = project.prove(text)
     assert [d.cause.kind for d in private.divergences if d.cause] == ["file"]
     assert project.prove(text, options=replace(FEW, shared=(Path("notes"),))).exit_code == 0
-
-
-class Hands:
-    """A clock that stands still until it is moved, and a listener that moves it at an event."""
-
-    def __init__(self, at: type, by: float) -> None:
-        self.time = 1000.0
-        self._at, self._by = at, by
-
-    def now(self) -> float:
-        return self.time
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, self._at):
-            self.time += self._by
-
-
-def test_a_budget_that_ends_says_what_was_left_out(project: Project) -> None:
-    small(project, SHARED)
-    hands = Hands(Planned, 1000.0)
-    verdict = project.prove(SHARED_WORKLOAD, log=hands, now=hands.now)
-    assert verdict.partial
-    assert verdict.inconclusive
-    assert verdict.exit_code == 2
-    assert any("stale copy schedules: the time was used up" in item for item in verdict.not_tried)
-    assert verdict.claim.endswith("nothing was compared.")
-
-
-def test_a_budget_that_does_not_hold_the_baselines_says_so(project: Project) -> None:
-    small(project, SHARED)
-    hands = Hands(Opened, 0.0)
-    options = replace(FEW, budget=-1.0)
-    verdict = project.prove(SHARED_WORKLOAD, options=options, log=hands, now=hands.now)
-    assert verdict.outcome is Outcome.COULD_NOT_RUN
-    assert "--budget" in verdict.reason
-    assert "to copy the project" in verdict.reason
-
-
-def test_an_interruption_ends_in_a_partial_verdict(project: Project) -> None:
-    small(project, SHARED)
-
-    def interrupt(event: Event) -> None:
-        if isinstance(event, Progress):
-            raise KeyboardInterrupt
-
-    verdict = project.prove(SHARED_WORKLOAD, log=interrupt)
-    assert verdict.partial
-    assert verdict.exit_code == 2
-    assert verdict.not_tried[0] == "what was left when it was interrupted"
-    assert verdict.coverage is not None
-    assert verdict.coverage.schedules[0] >= 1
-
-
-def test_an_interruption_before_the_first_schedule_claims_nothing(project: Project) -> None:
-    small(project, SHARED)
-
-    def interrupt(event: Event) -> None:
-        if isinstance(event, Planned):
-            raise KeyboardInterrupt
-
-    verdict = project.prove(SHARED_WORKLOAD, log=interrupt)
-    assert verdict.exit_code == 2
-    assert verdict.claim.endswith("0 schedules, 0 of 4 routes: nothing was compared.")
-    assert not any(route.compared for route in verdict.routes)
-
-
-def test_random_schedules_use_the_rest_of_the_budget(project: Project) -> None:
-    project.write(
-        """
-        from flask import Flask, jsonify
-
-        app = Flask(__name__)
-        names = []
-
-
-        @app.post("/names/<name>")
-        def add(name):
-            names.append(name)
-            return "", 204
-
-
-        @app.get("/names")
-        def all_names():
-            return jsonify(names)
-        """
-    )
-    hands = Hands(Found, 1000.0)
-    options = replace(FEW, schedules=frozenset({Kind.RETRY}), random=True, seed=7)
-    verdict = project.prove(
-        "POST /names/ann\n\n###\nGET /names\n", options=options, log=hands, now=hands.now
-    )
-    (found,) = verdict.divergences
-    assert (found.route, found.schedule, found.cause and found.cause.verified) == (
-        "GET /names", Kind.ANOTHER_POD, True
-    )  # fmt: skip
-    assert verdict.coverage is not None
-    assert verdict.coverage.random >= 1
-    assert verdict.seed == 7
-    assert not verdict.partial
-    assert verdict.coverage.schedules[0] == verdict.coverage.schedules[1]
 
 
 def test_a_part_of_the_workload_may_draw_what_the_whole_did_not(project: Project) -> None:

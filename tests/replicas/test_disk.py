@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anypod.replicas.disk import Disk, copy_tree, diff, snapshot
+from anypod.replicas.disk import Disk, diff, snapshot
 from anypod.replicas.errors import Interrupted
+from anypod.replicas.tree import copy_tree
 from anypod.replicas.watch import Watch
 
 pytestmark = pytest.mark.quick

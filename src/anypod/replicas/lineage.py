@@ -40,12 +40,12 @@ from typing import Any, NoReturn
 from anypod.replicas import place, serve
 from anypod.replicas.change import State
 from anypod.replicas.channel import Channel
-from anypod.replicas.disk import remove_tree, remove_world
 from anypod.replicas.errors import BadTarget, MissingServer
 from anypod.replicas.guard import Guard, move_imports, patch_hostname
 from anypod.replicas.probe import Fingerprints, answer
 from anypod.replicas.processes import descendants
 from anypod.replicas.target import Target, kind_of, own_traceback
+from anypod.replicas.tree import remove_tree, remove_world
 from anypod.replicas.writes import Writes
 
 _PR_SET_PDEATHSIG = 1

@@ -14,13 +14,14 @@ from typing import Any
 
 from anypod.replicas.change import Change, Constant, DeclaredCache, State, Write
 from anypod.replicas.channel import Channel
-from anypod.replicas.disk import Disk, remove_tree
+from anypod.replicas.disk import Disk
 from anypod.replicas.environment import hostname_of
 from anypod.replicas.errors import BadTarget, MissingServer, ReplicaUnresponsive, StartFailed
 from anypod.replicas.guard import MADE, made
 from anypod.replicas.processes import kill_group, tail, waits_for
 from anypod.replicas.readiness import answers
 from anypod.replicas.site import Site
+from anypod.replicas.tree import remove_tree
 
 __all__ = ["Pod", "Replica"]
 

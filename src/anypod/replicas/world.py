@@ -33,7 +33,7 @@ from typing import Self
 
 from anypod.replicas.change import State
 from anypod.replicas.command import CommandPod, Companion, run_once, with_guard
-from anypod.replicas.disk import Disk, copy_tree, remove_world
+from anypod.replicas.disk import Disk
 from anypod.replicas.environment import slot_environment
 from anypod.replicas.errors import BadShare, BadTarget, ReplicaError
 from anypod.replicas.guard import made
@@ -43,6 +43,7 @@ from anypod.replicas.pod import Pod, Replica
 from anypod.replicas.processes import tail
 from anypod.replicas.site import Site
 from anypod.replicas.target import Target
+from anypod.replicas.tree import copy_tree, remove_world
 from anypod.replicas.watch import Watch
 
 __all__ = ["Application", "World"]

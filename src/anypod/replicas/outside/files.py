@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from anypod.replicas.disk import MAX_BYTES, MAX_FILES, Disk, remove_tree
+from anypod.replicas.disk import Disk
 from anypod.replicas.errors import CannotReset
+from anypod.replicas.tree import MAX_BYTES, MAX_FILES, remove_tree
 
 __all__ = ["at"]
 
