@@ -135,10 +135,11 @@ def test_the_state_that_the_handler_reads_is_preferred(source: Path) -> None:
     assert found.line == line(source, "first, second = {}, []")
 
 
-def test_a_file_with_content_is_preferred_to_an_empty_one(source: Path) -> None:
+@pytest.mark.parametrize("empty", ["''", "0 bytes", "'', other content"])
+def test_a_file_with_content_is_preferred_to_an_empty_one(source: Path, empty: str) -> None:
     kept, lock = (
         Change("file", name, "", name, "absent", after)
-        for name, after in (("calendar.props", "29 bytes"), ("calendar.lock", "''"))
+        for name, after in (("calendar.props", "29 bytes"), ("calendar.lock", empty))
     )
     for changes in ((kept, lock), (lock, kept)):
         writer = exchange("POST /pages/7", 1, *changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -273,6 +274,24 @@ def test_a_preparation_that_fails_says_what_it_printed(project: Project, option:
     assert verdict.outcome is Outcome.COULD_NOT_RUN
     assert f"--{option} 'echo no table; exit 4' left with exit status 4" in verdict.reason
     assert "no table" in verdict.reason
+
+
+def test_a_command_that_runs_another_python_is_told_of_this_one(
+    project: Project, tmp_path: Path
+) -> None:
+    """As `.venv/bin/anypod` is run where nobody has activated its environment."""
+    project.write(FLASK)
+    other = tmp_path / "bin" / "python"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    env = project.env({"PATH": f"{other.parent}{os.pathsep}{os.defpath}"})
+    path = project.workload(PAIR)
+    missing = "python -c 'import nothing_of_that_name'"
+    for command, setup in ((GUNICORN, (missing,)), (missing, ())):
+        application = Application("", project.path, env, command=command, setup=setup)
+        verdict = prove(application, parse(path.read_text(), path), QUICK)
+        assert f"`python` is {other}: activate the environment of" in verdict.reason
 
 
 def test_a_companion_that_ends_is_told(project: Project) -> None:

@@ -23,6 +23,7 @@ from anypod.replicas import Change
 SESSION_WORDS = re.compile(r"sess|login|logged|user|token|cart|auth", re.IGNORECASE)
 CACHE_WORDS = re.compile(r"cache|memo|rates?$|copies", re.IGNORECASE)
 LARGEST_SOURCE = 2_000_000
+EMPTY = frozenset({"''", "0 bytes"})
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -159,7 +160,7 @@ def _score(
         score += 2
     if "()" in change.name:
         score -= 3  # first the cache that made it: that one may be what is stale
-    if change.kind == "file" and change.after in {"''", "0 bytes"}:
+    if change.kind == "file" and change.after.partition(",")[0] in EMPTY:
         score -= 1  # a lock, most likely: its content is not what somebody lacks
     shown = expected.strip("\"'")
     if shown and shown in change.after:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,7 +118,9 @@ def run_once(
             kill_group(process.pid)
             process.wait()
     if code:
-        raise StartFailed(f"{what} {command!r} {_ended(code)}", log=tail(log))
+        printed = tail(log)
+        ended = _ended(code) + _other_program(command, printed, env)
+        raise StartFailed(f"{what} {command!r} {ended}", log=printed)
 
 
 def _ended(code: int) -> str:
@@ -130,6 +133,15 @@ def _ended(code: int) -> str:
         else ""
     )
     return f"left with exit status {code}{missing}"
+
+
+def _other_program(command: str, printed: str, env: Mapping[str, str]) -> str:
+    """Which program a command ran instead of this Python's own, if that may be why it missed a module."""
+    name = command.split(maxsplit=1)[0] if command.strip() else ""
+    found, own = shutil.which(name, path=env.get("PATH")), _programs() / name
+    if "No module named" not in printed or not found or not own.is_file() or Path(found) == own:
+        return ""
+    return f"; `{name}` is {found}: activate the environment of {own}, or name that one"
 
 
 class CommandPod(Pod):
@@ -230,6 +242,7 @@ class CommandPod(Pod):
         code = None if process is None else process.poll()
         if code is not None:
             what = _ended(code) + " before it listened"
+            what += _other_program(self._command, tail(log), self.site.env)
         file = "" if code is not None or process is None else waits_for(process.pid)
         self.end()
         raise StartFailed(
