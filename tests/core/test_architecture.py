@@ -52,7 +52,16 @@ MAY_TOUCH = {
     "stores": {"msgspec", "redis", "hiredis", "psycopg", "sqlalchemy", "django", "hypothesis"},
     "testing": {"pytest"},
     "web": {"flask", "werkzeug", "itsdangerous", "starlette", "django"},
-    "replicas": {"waitress", "uvicorn", "sqlalchemy", "werkzeug", "starlette", "psycopg", "redis"},
+    "replicas": {
+        "waitress",
+        "uvicorn",
+        "sqlalchemy",
+        "werkzeug",
+        "starlette",
+        "psycopg",
+        "pymysql",
+        "redis",
+    },  # fmt: skip
     "prove": {"lxml", "uvicorn", "schemathesis", "hypothesis", "requests", "yaml"},
     "report": {"rich"},
     "pytest_plugin": {"pytest"},
