@@ -61,7 +61,7 @@ MAY_TOUCH = {
         "psycopg",
         "pymysql",
         "redis",
-    },  # fmt: skip
+    },
     "prove": {"lxml", "uvicorn", "schemathesis", "hypothesis", "requests", "yaml"},
     "report": {"rich"},
     "pytest_plugin": {"pytest"},
