@@ -54,8 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="put this back before each run: sqlite:///PATH, postgresql://…, mysql://…, redis://…/N, a file, a "
-        "folder; "
-        "or a command that does it; may be repeated",
+        "folder; or a command that does it; may be repeated",
     )
     parser.add_argument(
         "--with",
