@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pymysql
 import pytest
-from tests.servers import START_LIMIT, Server, die_with_parent, free_port
+from tests.servers import Server, await_answer, free_port, launch
 
 PROGRAM = next(filter(None, map(shutil.which, ("mariadbd", "mysqld"))), None)
 WITHOUT = "needs mariadbd or mysqld on the PATH (Debian: apt-get install mariadb-server-core)"
@@ -58,29 +57,18 @@ def start_mysql() -> Server:
         shutil.rmtree(folder, ignore_errors=True)
         pytest.fail(f"the database could not be made:\n{made.stderr.decode(errors='replace')}")
     port = free_port()
-    with (folder / "log").open("wb") as output:
-        process = subprocess.Popen(
-            [
-                *(PROGRAM, "--no-defaults", f"--datadir={data}", *account),
-                *("--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder / 'socket'}"),
-                *(f"--pid-file={folder / 'pid'}", "--innodb-flush-log-at-trx-commit=0"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-            preexec_fn=die_with_parent,  # before any thread is started
-        )
-    server = Server(process, port, folder)
-    end = time.monotonic() + START_LIMIT
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            pymysql.connect(host="127.0.0.1", port=port, user="root").close()
-        except pymysql.OperationalError:
-            time.sleep(0.01)  # polled: nothing tells when it listens; START_LIMIT is the bound
-        else:
-            return server
+    command = [
+        *(PROGRAM, "--no-defaults", f"--datadir={data}", *account),
+        *("--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder / 'socket'}"),
+        *(f"--pid-file={folder / 'pid'}", "--innodb-flush-log-at-trx-commit=0"),
+    ]
+    server = launch(command, port, folder)
+    if await_answer(
+        server,
+        lambda: pymysql.connect(host="127.0.0.1", port=port, user="root").close(),
+        pymysql.OperationalError,
+    ):
+        return server
     report = (folder / "log").read_text(errors="replace")
     server.stop()
     return pytest.fail(f"the server did not start:\n{report}")

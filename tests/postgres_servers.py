@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +16,10 @@ import psycopg
 import pytest
 from tests.servers import (
     FROM_PATH,
-    START_LIMIT,
     Server,
-    die_with_parent,
+    await_answer,
     free_port,
+    launch,
     package,
     wheel_missing,
 )
@@ -77,29 +76,17 @@ def start_postgres(*settings: str) -> Server:
         "max_connections=200",
         *settings,
     ]
-    with (folder / "log").open("wb") as output:
-        process = subprocess.Popen(
-            [
-                *(str(install / "bin" / "postgres"), "-D", str(data)),
-                *(part for option in options for part in ("-c", option)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-            preexec_fn=die_with_parent,  # before any thread is started
-            **account,
-        )
-    server = Server(process, port, folder)
-    end = time.monotonic() + START_LIMIT
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            psycopg.connect(postgres_address(server), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            time.sleep(0.01)  # polled: nothing tells when it listens; START_LIMIT is the bound
-        else:
-            return server
+    command = [
+        *(str(install / "bin" / "postgres"), "-D", str(data)),
+        *(part for option in options for part in ("-c", option)),
+    ]
+    server = launch(command, port, folder, **account)
+    if await_answer(
+        server,
+        lambda: psycopg.connect(postgres_address(server), connect_timeout=5).close(),
+        psycopg.OperationalError,
+    ):
+        return server
     report = (folder / "log").read_text(errors="replace")
     server.stop()
     return pytest.fail(f"postgres did not start:\n{report}")

@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +114,35 @@ def executable(what: str, program: str, wheel: str) -> Path:
     return place
 
 
+def launch(command: Sequence[str], port: int, folder: Path, **account: Any) -> Server:
+    """Start a server that logs to `folder/log` and dies with this process."""
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            preexec_fn=die_with_parent,  # before any thread is started
+            **account,
+        )
+    return Server(process, port, folder)
+
+
+def await_answer(server: Server, ask: Callable[[], object], refused: type[Exception]) -> bool:
+    """Whether a server answers before it ends: `ask` raises `refused` until it does."""
+    end = time.monotonic() + START_LIMIT
+    while server.process.poll() is None and time.monotonic() < end:
+        try:
+            ask()
+        except refused:
+            time.sleep(0.005)  # polled: nothing tells when it listens; START_LIMIT is the bound
+        else:
+            return True
+    return False
+
+
 # --- Redis and Valkey -----------------------------------------------------------------------------
 
 
@@ -137,43 +165,27 @@ def start_redis(program: Path, *options: str, port: int | None = None) -> Server
     for _ in range(5):  # another process may take a free port first
         folder = Path(tempfile.mkdtemp(prefix="anypod-redis-"))
         chosen = port or free_port()
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [
-                    *(str(program), "--port", str(chosen), "--bind", "127.0.0.1"),
-                    *("--dir", str(folder), "--save", "", "--appendonly", "no"),
-                    *("--unixsocket", str(folder / "socket"), "--daemonize", "no"),
-                    *options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # before any thread is started
-            )
-        server = Server(process, chosen, folder)
-        if _answers(server):
+        command = [
+            *(str(program), "--port", str(chosen), "--bind", "127.0.0.1"),
+            *("--dir", str(folder), "--save", "", "--appendonly", "no"),
+            *("--unixsocket", str(folder / "socket"), "--daemonize", "no"),
+            *options,
+        ]
+        server = launch(command, chosen, folder)
+        if await_answer(server, lambda at=chosen: _ping(at), OSError):
             return server
-        report = log.read_text(errors="replace")
+        report = (folder / "log").read_text(errors="replace")
         server.stop()
         if port is not None or "in use" not in report:
             break
     return pytest.fail(f"{program.name} did not start:\n{report}")
 
 
-def _answers(server: Server) -> bool:
-    end = time.monotonic() + START_LIMIT
-    while server.process.poll() is None and time.monotonic() < end:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", server.port), timeout=1) as probe,
-        ):
-            probe.sendall(b"PING\r\n")
-            if probe.recv(64)[:1] in (b"+", b"-"):
-                return True
-        time.sleep(0.002)
-    return False
+def _ping(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
+        probe.sendall(b"PING\r\n")
+        if probe.recv(64)[:1] not in (b"+", b"-"):
+            raise ConnectionError
 
 
 @pytest.fixture(scope="session")
@@ -376,17 +388,8 @@ def _start_sentinel(program: Path, primary: int) -> Server:
         f"sentinel down-after-milliseconds {Watched.name} 500\n"
         f"sentinel failover-timeout {Watched.name} 3000\n"
     )
-    with (folder / "log").open("wb") as output:
-        process = subprocess.Popen(
-            [str(program), str(configuration), "--sentinel"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # before any thread is started
-        )
-    server = Server(process, port, folder)
-    if not _answers(server):
+    server = launch([str(program), str(configuration), "--sentinel"], port, folder)
+    if not await_answer(server, lambda: _ping(port), OSError):
         report = (folder / "log").read_text(errors="replace")
         server.stop()
         pytest.fail(f"the sentinel did not start:\n{report}")
