@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from tests.servers import Server, await_answer, free_port, launch
+from tests.servers import Server, await_answer, free_port, launch, prepare
 
 PROGRAM = next(filter(None, map(shutil.which, ("mariadbd", "mysqld"))), None)
 WITHOUT = "needs mariadbd or mysqld on the PATH (Debian: apt-get install mariadb-server-core)"
@@ -47,15 +46,7 @@ def start_mysql() -> Server:
         how = "--bootstrap"
     else:
         first, how = b"", "--initialize-insecure"
-    made = subprocess.run(
-        [PROGRAM, "--no-defaults", f"--datadir={data}", *account, how],
-        input=first,
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode != 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        pytest.fail(f"the database could not be made:\n{made.stderr.decode(errors='replace')}")
+    prepare([PROGRAM, "--no-defaults", f"--datadir={data}", *account, how], folder, input=first)
     port = free_port()
     command = [
         *(PROGRAM, "--no-defaults", f"--datadir={data}", *account),

@@ -21,6 +21,7 @@ from tests.servers import (
     free_port,
     launch,
     package,
+    prepare,
     wheel_missing,
 )
 
@@ -50,20 +51,11 @@ def start_postgres(*settings: str) -> Server:
         shutil.copytree(install, folder / "install", symlinks=True)
         install = folder / "install"
     data = folder / "data"
-    made = subprocess.run(
-        [
-            *(str(install / "bin" / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
-            *("--no-sync", "--encoding=UTF8", "--locale=C"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        cwd=folder,
-        check=False,
-        **account,
-    )
-    if made.returncode != 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        pytest.fail(f"initdb failed:\n{made.stderr.decode(errors='replace')}")
+    command = [
+        *(str(install / "bin" / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
+        *("--no-sync", "--encoding=UTF8", "--locale=C"),
+    ]
+    prepare(command, folder, stdin=subprocess.DEVNULL, **account)
     port = free_port()
     options = [
         "listen_addresses=127.0.0.1",

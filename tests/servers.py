@@ -132,15 +132,24 @@ def launch(command: Sequence[str], port: int, folder: Path, **account: Any) -> S
 
 def await_answer(server: Server, ask: Callable[[], object], refused: type[Exception]) -> bool:
     """Whether a server answers before it ends: `ask` raises `refused` until it does."""
-    end = time.monotonic() + START_LIMIT
-    while server.process.poll() is None and time.monotonic() < end:
+
+    def answered_or_ended() -> bool:
         try:
             ask()
         except refused:
-            time.sleep(0.005)  # polled: nothing tells when it listens; START_LIMIT is the bound
-        else:
-            return True
-    return False
+            return server.process.poll() is not None
+        return True
+
+    wait_until(answered_or_ended, f"an answer of the server that logs to {server.folder}/log")
+    return server.process.poll() is None
+
+
+def prepare(command: Sequence[str], folder: Path, **how: Any) -> None:
+    """Run to its end what makes a server's data in `folder`."""
+    made = subprocess.run(command, capture_output=True, cwd=folder, check=False, **how)
+    if made.returncode != 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.fail(f"{command[0]} failed:\n{made.stderr.decode(errors='replace')}")
 
 
 # --- Redis and Valkey -----------------------------------------------------------------------------
