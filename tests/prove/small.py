@@ -49,6 +49,14 @@ SMALL = """
     {routes}
 """
 
+# A service that writes to a file outside the project.
+WRITES_OUTSIDE = """
+    def app(environ, start):
+        open({path!r}, "a").close()
+        start("200 OK", [])
+        return [b""]
+"""
+
 SHARED_WORKLOAD = """
 PUT /value
 

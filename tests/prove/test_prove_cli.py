@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.prove.conftest import Project
+from tests.prove.small import WRITES_OUTSIDE
 
 from anypod.prove.fleet import cores
 
@@ -202,14 +203,7 @@ def test_an_environment_that_names_another_machine_is_refused(project: Project) 
 
 def test_a_write_outside_is_told(project: Project, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
-    project.write(
-        f"""
-        def app(environ, start):
-            open({str(outside)!r}, "a").close()
-            start("200 OK", [])
-            return [b""]
-        """
-    )
+    project.write(WRITES_OUTSIDE.format(path=str(outside)))
     project.workload(ONCE)
     done = run(project, "service:app", "--workload", "workload.http")
     assert done.returncode == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.prove.conftest import Project
+from tests.prove.small import WRITES_OUTSIDE
 from tests.servers import free_port
 
 from anypod.prove.workload import load
@@ -251,14 +252,7 @@ def test_what_is_written_outside_is_told_with_the_next_step(
     front: Callable[..., Recording], project: Project, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside.txt"
-    project.write(
-        f"""
-        def app(environ, start):
-            open({str(outside)!r}, "a").close()
-            start("200 OK", [])
-            return [b""]
-        """
-    )
+    project.write(WRITES_OUTSIDE.format(path=str(outside)))
     recording = front()
     httpx.get(recording.url)
     _, _, err = recording.end()

@@ -197,13 +197,17 @@ LIBRARY = """
 """
 
 
+def install(name, source, libraries, env):
+    """Put a library beside the project, where a service finds it."""
+    libraries.mkdir()
+    (libraries / f"{name}.py").write_text(textwrap.dedent(source))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(libraries))))
+
+
 def test_a_store_that_a_library_makes_when_it_is_asked_for_is_made_and_filled(
     worlds, get, env, tmp_path
 ):
-    libraries = tmp_path / "libraries"
-    libraries.mkdir()
-    (libraries / "shelf.py").write_text(textwrap.dedent(LIBRARY))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(libraries))))
+    install("shelf", LIBRARY, tmp_path / "libraries", env)
     world = worlds("from shelf import App\napp = App()", slots=2)
     writer, reader = world.start(0), world.start(1)
     assert get(writer, "/") == 1
@@ -243,10 +247,7 @@ SET_UP = """
 
 
 def test_a_store_of_a_librarys_class_is_seen_and_carried(worlds, get, env, tmp_path):
-    libraries = tmp_path / "libraries"
-    libraries.mkdir()
-    (libraries / "setup_once.py").write_text(textwrap.dedent(SET_UP))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(libraries))))
+    install("setup_once", SET_UP, tmp_path / "libraries", env)
     source = """
         from setup_once import Backend, Cache
 
